@@ -1,0 +1,91 @@
+"""From pictures to what the network eats, and from its scores to names."""
+
+import functools
+import importlib.resources
+
+import numpy as np
+from keras import ops
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB as fractions of 1: what every published checkpoint was trained with
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CLASSES_FILE = "imagenet_classes.txt"  # a line a class, in the order of the network's outputs: WordNet id, name
+
+
+def channel_statistics(channels, mean=None, std=None):
+    """Mean and standard deviation per channel, as fractions of 1.
+
+    Three channels are RGB and get ImageNet's statistics. Any other count gets the average of the RGB statistics in
+    every channel, which keeps the scale right and claims nothing about the colours.
+
+    Args:
+        channels: how many channels the images have.
+        mean, std: None, or one number a channel, which is returned as it is.
+    Returns:
+        (mean, std), two tuples of floats.
+    Raises:
+        ValueError: a wrong number of values, or a std that is not positive.
+    """
+    chosen = []
+    for name, given, rgb in (("mean", mean, IMAGENET_MEAN), ("std", std, IMAGENET_STD)):
+        if given is None:
+            given = rgb if channels == len(rgb) else (sum(rgb) / len(rgb),) * channels
+        values = tuple(float(value) for value in np.ravel(given))
+        if len(values) != channels:
+            raise ValueError(
+                f"{name} must hold one number per channel ({channels}, as fractions of 1). Received: {name}={given!r}"
+            )
+        chosen.append(values)
+    if min(chosen[1]) <= 0:
+        raise ValueError(f"std must be positive in every channel. Received: std={std!r}")
+    return chosen[0], chosen[1]
+
+
+def preprocess_input(x, mean=None, std=None):
+    """Normalise pictures: (x / 255 - mean) / std in float32.
+
+    Models with `include_preprocessing=True` do this inside; this function is for the others.
+
+    Args:
+        x: pictures with values 0..255 of any number type, a numpy array or a tensor; channels last.
+        mean, std: per channel, fractions of 1; see `channel_statistics` for what None means.
+    Returns:
+        float32, the same kind and shape as x.
+    Shapes:
+        (..., C): one picture or a batch.
+    """
+    if isinstance(x, list | tuple):
+        x = np.asarray(x)
+    if len(x.shape) < 3:
+        raise ValueError(f"pictures must have shape (H, W, C) or (B, H, W, C). Received: shape {tuple(x.shape)}")
+    mean, std = channel_statistics(int(x.shape[-1]), mean, std)
+    mean, std = np.asarray(mean, "float32"), np.asarray(std, "float32")
+    if isinstance(x, np.ndarray):
+        return (x.astype("float32") / np.float32(255) - mean) / std
+    return (ops.cast(x, "float32") / 255.0 - mean) / std
+
+
+@functools.cache
+def imagenet_classes():
+    """((WordNet id, name), ...) of the 1000 ImageNet classes, in the order of the network's outputs."""
+    text = importlib.resources.files(__package__).joinpath(CLASSES_FILE).read_text(encoding="utf-8")
+    return tuple(tuple(line.split(" ")) for line in text.splitlines())
+
+
+def decode_predictions(preds, top=5):
+    """The most likely ImageNet classes of each sample.
+
+    Args:
+        preds: (N, 1000) scores of a classifier, probabilities or logits; numpy array or tensor.
+        top: how many classes a sample.
+    Returns:
+        A list per sample of (WordNet id, name, score), best first.
+    """
+    scores, classes = ops.convert_to_numpy(preds), imagenet_classes()
+    if scores.ndim != 2 or scores.shape[1] != len(classes):
+        raise ValueError(
+            f"preds must have shape (N, {len(classes)}), the ImageNet classes. Received: shape {tuple(scores.shape)}"
+        )
+    if not 1 <= top <= len(classes):
+        raise ValueError(f"top must be in [1, {len(classes)}]. Received: {top!r}")
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    return [[(*classes[i], float(row[i])) for i in order] for row, order in zip(scores, best, strict=True)]
