@@ -1,0 +1,204 @@
+"""Which array goes into which variable: recognise a file's format and pair its names with ours, strictly both ways."""
+
+import collections
+import dataclasses
+import re
+
+import numpy as np
+
+from keras_convnextv2.sizes import SIZES
+from keras_convnextv2.weights.rows import FOREIGN, OWN, PARTS, TRANSFORMS, part_of
+
+SKIP_HEAD = "load_weights(model, path, skip_head=True) leaves the model's head at its initialisation"
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Depths, widths, stem and head as names and shapes tell them; None where they do not."""
+
+    depths: tuple
+    dims: tuple
+    stem: tuple | None  # (patch, patch, channels in, width)
+    classes: int | None
+    decoder_depth: int
+
+    def __str__(self):
+        name = next((name for name, size in SIZES.items() if size == (self.depths, self.dims)), "no published size")
+        return f"depths {self.depths} and dims {self.dims} ({name})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """(their name, our path, transform) of everything to set; what is left out or left alone, with the reason."""
+
+    pairs: tuple
+    left_out: dict
+    untouched: dict
+
+
+def known_names(table, names):
+    """[(name, row, {"s": stage, "b": block})] of the names that a row of the table describes."""
+    rows = [(row, re.compile(row.pattern())) for row in table.rows]
+    found = []
+    for name in names:
+        for row, pattern in rows:
+            if match := pattern.fullmatch(name):
+                found.append((name, row, {key: int(value) for key, value in match.groupdict().items()}))
+                break
+    return found
+
+
+def recognise(shapes, where):
+    """The format whose rows describe most arrays by name and rank; a single odd name does not hide it."""
+
+    def score(table):
+        known = known_names(table, shapes)
+        return sum(len(shapes[name]) in TRANSFORMS[row.transform].ranks for name, row, _ in known)
+
+    best = max(FOREIGN, key=score)
+    if 2 * score(best) < len(shapes) or not shapes:
+        raise ValueError(
+            f"{where} is in no format that can be read ({', '.join(table.name for table in FOREIGN)}). "
+            f"Received {len(shapes)} arrays: {some(shapes)}"
+        )
+    return best
+
+
+def measure(table, shapes):
+    """The Size of a file or, with our own table, of a model."""
+    per_block = sum(row.each == "block" for row in table.rows)
+    per_decoder_block = max(1, sum(row.each == "decoder" for row in table.rows))
+    counts, widths = collections.Counter(), collections.defaultdict(collections.Counter)
+    stem = classes = None
+    for name, row, index in known_names(table, shapes):
+        counts[row.each, index.get("s")] += 1
+        if row.each == "block" and row.ours.rsplit("/", 2)[-2] == "norm":
+            widths[index["s"]][shapes[name][-1]] += 1
+        elif row.ours == "stem/conv/kernel":
+            stem = shape_after(row.transform, shapes[name])
+        elif row.ours == "head/bias":
+            classes = shapes[name][-1]
+    # rounded, so that one array too many or too few is reported as itself and not as another depth
+    stages = range(1 + max(widths, default=-1))
+    return Size(
+        depths=tuple(round(counts["block", s] / per_block) for s in stages),
+        dims=tuple(widths[s].most_common(1)[0][0] if widths[s] else None for s in stages),
+        stem=stem,
+        classes=classes,
+        decoder_depth=round(counts["decoder", None] / per_decoder_block),
+    )
+
+
+def expand(table, size):
+    """[(their name, our path, row)] of a whole network of that size."""
+    stages = range(len(size.depths))
+    runs = {
+        "once": [{}],
+        "down": [{"s": s} for s in stages[1:]],
+        "block": [{"s": s, "b": b} for s in stages for b in range(size.depths[s])],
+        "decoder": [{"b": b} for b in range(size.decoder_depth)],
+    }
+    return [(row.theirs.format(**i), row.ours.format(**i), row) for row in table.rows for i in runs[row.each]]
+
+
+def pair_up(table, theirs, ours, *, where, skip_head=False):
+    """A Plan from two {name: shape}, the file's and the model's.
+
+    Every array is used and every variable set exactly once, apart from whole parts (norm, head, decoder) that one
+    side does not have. Raises one line otherwise.
+    """
+    have, want = measure(table, theirs), measure(OWN, ours)
+    _check_size(have, want, where)
+    if not skip_head and have.classes and want.classes and have.classes != want.classes:
+        raise ValueError(
+            f"{where} has a head of {have.classes} classes, the model one of {want.classes}: {SKIP_HEAD}"
+        )
+    parts = {side: _parts(table_, names) for side, table_, names in (("file", table, theirs), ("model", OWN, ours))}
+    surplus, lacking = _excused(parts["file"], parts["model"], want, where, skip_head)
+    wanted = expand(table, dataclasses.replace(want, decoder_depth=max(want.decoder_depth, have.decoder_depth)))
+    expected = [w for w in wanted if w[2].part in parts["file"] or (w[2].part in parts["model"] - set(lacking))]
+    pairs = [w for w in expected if w[2].part not in surplus]
+    untouched = {path: lacking[part] for path in ours if (part := part_of(path)) in lacking}
+    _check_names(where, theirs, [their for their, _, _ in expected])
+    _check_names("the model", [path for path in ours if path not in untouched], [path for _, path, _ in pairs])
+    plan = Plan(
+        pairs=tuple((their, path, row.transform) for their, path, row in pairs),
+        left_out={their: surplus[row.part] for their, _, row in expected if row.part in surplus},
+        untouched=untouched,
+    )
+    _check_shapes(plan, theirs, ours, where)
+    return plan
+
+
+def _check_size(have, want, where):
+    """Raises when depths, widths, or the stem differ."""
+    if (have.depths, have.dims) != (want.depths, want.dims):
+        raise ValueError(f"{where} holds {have}, the model has {want}: build the model with the file's depths and dims")
+    if have.decoder_depth and want.decoder_depth and have.decoder_depth != want.decoder_depth:
+        raise ValueError(
+            f"{where} has a decoder of depth {have.decoder_depth}, the model one of depth {want.decoder_depth}: "
+            f"build it with decoder_depth={have.decoder_depth}"
+        )
+    for name, axis in (("channels", 2), ("stem_patch_size", 0)):
+        if have.stem and want.stem and have.stem[axis] != want.stem[axis]:
+            raise ValueError(
+                f"{where} has a stem with {name} {have.stem[axis]}, the model one with {name} {want.stem[axis]}: "
+                f"build the model with {have.stem[axis]}"
+            )
+
+
+def _parts(table, names):
+    return {row.part for _, row, _ in known_names(table, names)}
+
+
+def _excused(file, model, want, where, skip_head):
+    """({part of the file to leave out: reason}, {part of the model to leave alone: reason})."""
+    surplus = {part: f"the model has no {PARTS[part]}" for part in PARTS if part in file - model}
+    lacking = {}
+    if skip_head and "head" in model:
+        lacking["head"] = "skip_head=True"
+        if "head" in file:
+            surplus["head"] = "skip_head=True"
+    if not file & {"norm", "head"}:  # what FCMAE leaves behind is an encoder without either
+        lacking |= {part: "the file is from pre-training and has none" for part in model & {"norm", "head"}}
+    if "decoder" in model - file:
+        lacking["decoder"] = "the file has none"
+    if "head" in model - file - set(lacking):
+        raise ValueError(
+            f"{where} has no classifier head, the model has one of {want.classes} classes: {SKIP_HEAD}"
+        )
+    return surplus, lacking
+
+
+def _check_names(where, have, want):
+    twice = [name for name, count in collections.Counter(want).items() if count > 1]
+    extra, lost = set(have) - set(want), set(want) - set(have)
+    if twice or extra or lost:
+        kinds = (("twice", twice), ("not expected", extra), ("missing", lost))
+        found = "; ".join(f"{kind} {some(names)}" for kind, names in kinds if names)
+        raise ValueError(f"{where} does not fit: {found}")
+
+
+def shape_after(transform, shape):
+    """The shape that a transform makes of an array, or None when it cannot take that array."""
+    try:
+        return TRANSFORMS[transform].forward(np.empty(shape, "int8")).shape
+    except (ValueError, IndexError):  # IndexError: too few axes
+        return None
+
+
+def _check_shapes(plan, theirs, ours, where):
+    for name, path, transform in plan.pairs:
+        fits = len(theirs[name]) in TRANSFORMS[transform].ranks
+        if not fits or shape_after(transform, theirs[name]) != tuple(ours[path]):
+            raise ValueError(
+                f"{where} does not fit: {name!r} has shape {tuple(theirs[name])}, "
+                f"which does not give {path} {tuple(ours[path])}"
+            )
+
+
+def some(names, most=3):
+    """The first few names, and how many more."""
+    names = sorted(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more

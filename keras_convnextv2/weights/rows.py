@@ -1,0 +1,221 @@
+"""Name tables: which array of a foreign file is which variable of ours, one row per kind of parameter.
+
+A format is a tuple of rows. Reading and writing use the same rows; nothing else in the package knows a foreign name.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """How an array of a file becomes ours, and back; `ranks` are the ranks that the file's array may have."""
+
+    forward: Callable
+    inverse: Callable
+    ranks: tuple
+
+
+def _flat(w):
+    if w.size != w.shape[-1]:  # (4, C) would pass as 4 * C channels
+        raise ValueError("only the last axis may be longer than 1")
+    return w.reshape(-1)
+
+
+def _grid(w):
+    # the flat index of a sparse kernel runs fastest over rows: n = row + side * column
+    side = math.isqrt(w.shape[0])
+    return w.reshape(side, side, *w.shape[1:]).swapaxes(0, 1)
+
+
+def _ungrid(w):
+    return w.swapaxes(0, 1).reshape(w.shape[0] * w.shape[1], *w.shape[2:])
+
+
+TRANSFORMS = {  # theirs -> ours, ours -> theirs
+    "same": Transform(lambda w: w, lambda w: w, (1,)),
+    "own": Transform(lambda w: w, lambda w: w, (1, 2, 4)),
+    "grn": Transform(_flat, lambda w: w.reshape(1, 1, 1, -1), (1, 2, 4)),  # (1, 1, 1, C), in FCMAE files (1, C)
+    "row": Transform(_flat, lambda w: w.reshape(1, -1), (2,)),  # (1, C) -> (C,)
+    "token": Transform(lambda w: w.reshape(w.shape[1]), lambda w: w.reshape(1, -1, 1, 1), (4,)),  # (1, C, 1, 1)
+    "dense": Transform(np.transpose, np.transpose, (2,)),  # (out, in) -> (in, out)
+    "conv1x1": Transform(  # (out, in, 1, 1) -> (in, out)
+        lambda w: w.reshape(w.shape[:2]).T, lambda w: w.T[:, :, None, None], (4,)
+    ),
+    "conv": Transform(lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1), (4,)),  # OIHW -> HWIO
+    "depthwise": Transform(  # (C, 1, k, k) -> (k, k, C, 1); its own inverse
+        lambda w: w.transpose(2, 3, 0, 1), lambda w: w.transpose(2, 3, 0, 1), (4,)
+    ),
+    "sparse_conv": Transform(_grid, _ungrid, (3,)),  # (k * k, in, out) -> (k, k, in, out)
+    "sparse_depthwise": Transform(  # (k * k, C) -> (k, k, C, 1)
+        lambda w: _grid(w)[..., None], lambda w: _ungrid(w[..., 0]), (2,)
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One kind of parameter; `each` says what {s} (stage) and {b} (block) run over."""
+
+    each: str  # "once", "down" (s from 1), "block" (s, b), "decoder" (b)
+    theirs: str
+    ours: str
+    transform: str
+
+    @property
+    def part(self):
+        return part_of(self.ours)
+
+    def pattern(self):
+        """A regular expression for `theirs` with the groups s and b."""
+        return re.sub(r"\\\{([sb])\\\}", r"(?P<\1>[0-9]+)", re.escape(self.theirs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A layout of a file, its name, and what writes it."""
+
+    name: str
+    source: str
+    rows: tuple
+
+
+# What a file or a model may do without, as a whole. Everything else is "encoder" and must pair up.
+PARTS = {"norm": "final norm", "head": "classifier head", "decoder": "FCMAE decoder"}
+
+
+def part_of(path):
+    """Which part a variable of ours belongs to: a key of PARTS, or "encoder"."""
+    first = path.split("/")[0]
+    return first if first in PARTS else "encoder"
+
+
+def _weight(each, theirs, ours, transform):
+    return (
+        Row(each, f"{theirs}.weight", f"{ours}/kernel", transform),
+        Row(each, f"{theirs}.bias", f"{ours}/bias", "same"),
+    )
+
+
+def _norm(each, theirs, ours):
+    return (
+        Row(each, f"{theirs}.weight", f"{ours}/gamma", "same"),
+        Row(each, f"{theirs}.bias", f"{ours}/beta", "same"),
+    )
+
+
+def _grn(each, theirs, ours, names, transform):
+    return tuple(
+        Row(each, f"{theirs}.{name}", f"{ours}/{own}", transform)
+        for name, own in zip(names, ("gamma", "beta"), strict=True)
+    )
+
+
+BLOCK = "stage_{s}/block_{b}"
+DOWN = "stage_{s}/downsample"
+
+_OFFICIAL = (
+    *_weight("once", "downsample_layers.0.0", "stem/conv", "conv"),
+    *_norm("once", "downsample_layers.0.1", "stem/norm"),
+    *_norm("down", "downsample_layers.{s}.0", f"{DOWN}/norm"),
+    *_weight("down", "downsample_layers.{s}.1", f"{DOWN}/conv", "conv"),
+    *_weight("block", "stages.{s}.{b}.dwconv", f"{BLOCK}/depthwise", "depthwise"),
+    *_norm("block", "stages.{s}.{b}.norm", f"{BLOCK}/norm"),
+    *_weight("block", "stages.{s}.{b}.pwconv1", f"{BLOCK}/expand", "dense"),
+    *_grn("block", "stages.{s}.{b}.grn", f"{BLOCK}/grn", ("gamma", "beta"), "grn"),
+    *_weight("block", "stages.{s}.{b}.pwconv2", f"{BLOCK}/project", "dense"),
+    *_norm("once", "norm", "norm"),
+    *_weight("once", "head", "head", "dense"),
+)
+
+
+def _timm(pointwise):
+    return (
+        *_weight("once", "stem.0", "stem/conv", "conv"),
+        *_norm("once", "stem.1", "stem/norm"),
+        *_norm("down", "stages.{s}.downsample.0", f"{DOWN}/norm"),
+        *_weight("down", "stages.{s}.downsample.1", f"{DOWN}/conv", "conv"),
+        *_weight("block", "stages.{s}.blocks.{b}.conv_dw", f"{BLOCK}/depthwise", "depthwise"),
+        *_norm("block", "stages.{s}.blocks.{b}.norm", f"{BLOCK}/norm"),
+        *_weight("block", "stages.{s}.blocks.{b}.mlp.fc1", f"{BLOCK}/expand", pointwise),
+        *_grn("block", "stages.{s}.blocks.{b}.mlp.grn", f"{BLOCK}/grn", ("weight", "bias"), "same"),
+        *_weight("block", "stages.{s}.blocks.{b}.mlp.fc2", f"{BLOCK}/project", pointwise),
+        *_norm("once", "head.norm", "norm"),
+        *_weight("once", "head.fc", "head", "dense"),
+    )
+
+
+def _huggingface(prefix):
+    layer = f"{prefix}encoder.stages.{{s}}.layers.{{b}}"
+    down = f"{prefix}encoder.stages.{{s}}.downsampling_layer"
+    return (
+        *_weight("once", f"{prefix}embeddings.patch_embeddings", "stem/conv", "conv"),
+        *_norm("once", f"{prefix}embeddings.layernorm", "stem/norm"),
+        *_norm("down", f"{down}.0", f"{DOWN}/norm"),
+        *_weight("down", f"{down}.1", f"{DOWN}/conv", "conv"),
+        *_weight("block", f"{layer}.dwconv", f"{BLOCK}/depthwise", "depthwise"),
+        *_norm("block", f"{layer}.layernorm", f"{BLOCK}/norm"),
+        *_weight("block", f"{layer}.pwconv1", f"{BLOCK}/expand", "dense"),
+        *_grn("block", f"{layer}.grn", f"{BLOCK}/grn", ("weight", "bias"), "grn"),
+        *_weight("block", f"{layer}.pwconv2", f"{BLOCK}/project", "dense"),
+        *_norm("once", f"{prefix}layernorm", "norm"),
+        *_weight("once", "classifier", "head", "dense"),
+    )
+
+
+_MMPRETRAIN = (
+    *_weight("once", "backbone.downsample_layers.0.0", "stem/conv", "conv"),
+    *_norm("once", "backbone.downsample_layers.0.1", "stem/norm"),
+    *_norm("down", "backbone.downsample_layers.{s}.0", f"{DOWN}/norm"),
+    *_weight("down", "backbone.downsample_layers.{s}.1", f"{DOWN}/conv", "conv"),
+    *_weight("block", "backbone.stages.{s}.{b}.depthwise_conv", f"{BLOCK}/depthwise", "depthwise"),
+    *_norm("block", "backbone.stages.{s}.{b}.norm", f"{BLOCK}/norm"),
+    *_weight("block", "backbone.stages.{s}.{b}.pointwise_conv1", f"{BLOCK}/expand", "dense"),
+    *_grn("block", "backbone.stages.{s}.{b}.grn", f"{BLOCK}/grn", ("gamma", "beta"), "same"),
+    *_weight("block", "backbone.stages.{s}.{b}.pointwise_conv2", f"{BLOCK}/project", "dense"),
+    *_norm("once", "backbone.norm3", "norm"),
+    *_weight("once", "head.fc", "head", "dense"),
+)
+
+# The pre-training script runs a sparse encoder: its kernels are flattened and its biases are rows.
+_SPARSE = (
+    *_weight("once", "encoder.downsample_layers.0.0", "stem/conv", "conv"),
+    *_norm("once", "encoder.downsample_layers.0.1", "stem/norm"),
+    *_norm("down", "encoder.downsample_layers.{s}.0.ln", f"{DOWN}/norm"),
+    Row("down", "encoder.downsample_layers.{s}.1.kernel", f"{DOWN}/conv/kernel", "sparse_conv"),
+    Row("down", "encoder.downsample_layers.{s}.1.bias", f"{DOWN}/conv/bias", "row"),
+    Row("block", "encoder.stages.{s}.{b}.dwconv.kernel", f"{BLOCK}/depthwise/kernel", "sparse_depthwise"),
+    Row("block", "encoder.stages.{s}.{b}.dwconv.bias", f"{BLOCK}/depthwise/bias", "row"),
+    *_norm("block", "encoder.stages.{s}.{b}.norm.ln", f"{BLOCK}/norm"),
+    *_weight("block", "encoder.stages.{s}.{b}.pwconv1.linear", f"{BLOCK}/expand", "dense"),
+    *_grn("block", "encoder.stages.{s}.{b}.grn", f"{BLOCK}/grn", ("gamma", "beta"), "row"),
+    *_weight("block", "encoder.stages.{s}.{b}.pwconv2.linear", f"{BLOCK}/project", "dense"),
+    *_weight("once", "proj", "decoder/proj", "conv1x1"),
+    Row("once", "mask_token", "decoder/mask_token", "token"),
+    *_weight("decoder", "decoder.{b}.dwconv", "decoder/block_{b}/depthwise", "depthwise"),
+    *_norm("decoder", "decoder.{b}.norm", "decoder/block_{b}/norm"),
+    *_weight("decoder", "decoder.{b}.pwconv1", "decoder/block_{b}/expand", "dense"),
+    *_grn("decoder", "decoder.{b}.grn", "decoder/block_{b}/grn", ("gamma", "beta"), "grn"),
+    *_weight("decoder", "decoder.{b}.pwconv2", "decoder/block_{b}/project", "dense"),
+    *_weight("once", "pred", "decoder/pred", "conv1x1"),
+)
+
+FOREIGN = (
+    Format("official", "the authors' fine-tuned and released FCMAE files", _OFFICIAL),
+    Format("timm", "timm, tiny to huge (linear pointwise layers)", _timm("dense")),
+    Format("timm conv", "timm, atto to nano (1x1 convolutions)", _timm("conv1x1")),
+    Format("huggingface", "transformers' ConvNextV2ForImageClassification", _huggingface("convnextv2.")),
+    Format("huggingface model", "transformers' ConvNextV2Model, which has no classifier", _huggingface("")),
+    Format("mmpretrain", "mmpretrain's ConvNeXt with GRN", _MMPRETRAIN),
+    Format("official script", "the authors' pre-training script: sparse encoder and decoder", _SPARSE),
+)
+# Our own variables, in the words of the same tables: what another Keras model holds.
+OWN = Format(
+    "keras",
+    "a model of this package",
+    tuple(Row(r.each, r.ours, r.ours, "own") for r in (*_SPARSE, *_OFFICIAL[-4:])),
+)
