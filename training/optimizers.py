@@ -1,0 +1,162 @@
+"""AdamW with torch's numbers, the table that gives every weight its decay and rate, and the schedule."""
+
+import math
+import re
+
+import keras
+from keras import ops
+
+LADDERS = ("single", "group")
+GROUPS = 12  # the group ladder has twelve groups whatever the depth, with three blocks of stage 2 in each
+
+
+def learning_rate(step, *, peak, total_steps, warmup_steps=0, floor=0.0):
+    """The rate of one step: a line from 0 to `peak`, then half a cosine down to `floor`.
+
+        step < warmup:  peak * step / warmup
+        else:           floor + (peak - floor) * (1 + cos(pi * (step - warmup) / (total - warmup))) / 2
+    """
+    if step < warmup_steps:
+        return peak * step / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def layer_multipliers(depths, layer_decay, ladder):
+    """[(place, multiplier)] of a backbone with a head; a place is a regular expression over the front of a path.
+
+    single: one rung a block, and a downsampling layer stands on the rung of the block after it.
+    group: thirteen rungs; stage 2 climbs one rung every third block, stage 3 stands on the last but one.
+    """
+    if ladder not in LADDERS:
+        raise ValueError(f"layer_decay_type must be one of {LADDERS}. Received: {ladder!r}.")
+    before = [sum(depths[:stage]) for stage in range(len(depths))]
+    top = sum(depths) + 1 if ladder == "single" else GROUPS + 1
+
+    def rung(stage, block):  # block None: the stem or the downsampling layer in front of the stage
+        if ladder == "single":
+            return before[stage] + 1 + (block or 0)
+        if block is None:
+            return (0, 2, 3, GROUPS)[stage]
+        return (1, 2, 3 + block // 3, GROUPS)[stage]
+
+    rungs = [("stem", rung(0, None))]
+    for stage, depth in enumerate(depths):
+        if stage:
+            rungs.append((f"stage_{stage}/downsample", rung(stage, None)))
+        rungs += [(f"stage_{stage}/block_{block}", rung(stage, block)) for block in range(depth)]
+    rungs += [("norm", top), ("head", top)]
+    return [(place, layer_decay ** (top - number)) for place, number in rungs]
+
+
+def weight_rules(places, *, decay_grn=False):
+    """The table: rows (pattern over a whole path, rate multiplier, decayed?) for every kind of weight in `places`.
+
+    Kernels decay. Norms, biases and GRN do not: the authors advise it, although the released pre-training script decays
+    GRN and the mask token since they are not 1-D there. `decay_grn=True` is that script's rule.
+    """
+    rows = []
+    for place, multiplier in places:
+        rows += [
+            (f"{place}/(.+/)?kernel", multiplier, True),
+            (f"{place}/(.+/)?grn/(gamma|beta)", multiplier, decay_grn),
+            (f"{place}/(.+/)?bias", multiplier, False),
+            (f"{place}/(.+/)?norm/(gamma|beta)", multiplier, False),
+            (f"{place}/(gamma|beta)", multiplier, False),
+        ]
+    return tuple(rows)
+
+
+def finetune_rules(depths, layer_decay=1.0, ladder="single"):
+    """Rows for a classifier; its last norm and its head learn at the full rate."""
+    return weight_rules(layer_multipliers(depths, layer_decay, ladder))
+
+
+def pretrain_rules(decay_grn=False):
+    """Rows for an FCMAE: one rate for all, encoder and decoder alike."""
+    places = [("(stem|stage_[0-9]+|decoder)", 1.0)]
+    return (*weight_rules(places, decay_grn=decay_grn), ("decoder/mask_token", 1.0, decay_grn))
+
+
+def matched(rules, paths):
+    """[(multiplier, decayed?)], one for each path; raises unless exactly one row matches each."""
+    compiled = [(re.compile(pattern), multiplier, decay) for pattern, multiplier, decay in rules]
+    hits = {path: [row for row in compiled if row[0].fullmatch(path)] for path in paths}
+    for problem, count in (("no row for", lambda n: n == 0), ("several rows for", lambda n: n > 1)):
+        bad = sorted(path for path, rows in hits.items() if count(len(rows)))
+        if bad:
+            raise ValueError(
+                f"The table of weight rules must have exactly one row for every weight. Received: {problem} {bad[:5]} "
+                f"({len(bad)} of {len(paths)} weights). Add a row to the table, or make its pattern narrower."
+            )
+    return [hits[path][0][1:] for path in paths]
+
+
+@keras.saving.register_keras_serializable(package="keras_convnextv2")
+class AdamW(keras.optimizers.Optimizer):
+    """AdamW as torch computes it, with a rate multiplier and a decay switch for each weight.
+
+        m += (1 - beta_1) * (g - m);  v += (1 - beta_2) * (g * g - v)
+        w *= 1 - lr * decay;  w -= lr / (1 - beta_1**t) * m / (sqrt(v) / sqrt(1 - beta_2**t) + epsilon)
+
+    Keras' own adds epsilon to the uncorrected root, which is another optimizer where gradients are small. A subclass
+    of the general Optimizer also keeps Keras from putting its fused variant in its place on the torch backend.
+
+    Args:
+        rules: rows (pattern over a weight's whole path, rate multiplier, decayed?); None: rate 1 and decay for all.
+    """
+
+    def __init__(
+        self, learning_rate=1e-3, weight_decay=0.05, beta_1=0.9, beta_2=0.999, epsilon=1e-8, rules=None, name="adamw"
+    ):
+        super().__init__(learning_rate=learning_rate, name=name)
+        self.decay, self.epsilon = weight_decay, epsilon  # the base class' own decay knows names only: it stays unset
+        self.beta_1, self.beta_2 = beta_1, beta_2
+        self.rules = None if rules is None else tuple(tuple(row) for row in rules)
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        rows = [(1.0, True)] * len(variables)
+        if self.rules is not None:
+            rows = matched(self.rules, [v.path for v in variables])
+        self.multipliers = [multiplier for multiplier, _ in rows]
+        self.decays = [self.decay if decayed else 0.0 for _, decayed in rows]
+        self.first = [self.add_variable_from_reference(v, name="first") for v in variables]
+        self.second = [self.add_variable_from_reference(v, name="second") for v in variables]
+
+    def corrections(self, iterations):
+        """1 - beta**t for both betas; expm1, because 1 - 0.999 in float32 has four right digits."""
+        t = ops.cast(iterations + 1, "float32")
+        return tuple(-ops.expm1(t * math.log(beta)) for beta in (self.beta_1, self.beta_2))
+
+    def updated(self, values, first, second, gradients, iterations, rate):
+        """New weights and slots as three lists; touches no variable, so that a step can compile it."""
+        corrections = self.corrections(iterations)
+        groups = zip(values, first, second, gradients, strict=True)
+        rows = [self._row(i, *group, corrections, rate) for i, group in enumerate(groups)]
+        return tuple(list(column) for column in zip(*rows, strict=True))
+
+    def _row(self, i, w, m, v, g, corrections, rate):
+        g, own_rate = ops.cast(g, w.dtype), rate * self.multipliers[i]
+        m = m + (g - m) * (1.0 - self.beta_1)
+        v = v * self.beta_2 + g * g * (1.0 - self.beta_2)
+        if self.decays[i]:
+            w = w * (1.0 - own_rate * self.decays[i])
+        w = w - (own_rate / corrections[0]) * m / (ops.sqrt(v) / ops.sqrt(corrections[1]) + self.epsilon)
+        return w, m, v
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One weight, for `model.fit`; the steps of the training loop call `updated`."""
+        i = self._get_variable_index(variable)
+        group = (variable, self.first[i], self.second[i])
+        values = [ops.convert_to_tensor(v) for v in group]
+        rate, corrections = ops.cast(learning_rate, "float32"), self.corrections(self.iterations)
+        for old, new in zip(group, self._row(i, *values, gradient, corrections, rate), strict=True):
+            self.assign(old, new)
+
+    def get_config(self):
+        config = {**super().get_config(), "weight_decay": self.decay, "beta_1": self.beta_1, "beta_2": self.beta_2}
+        kept = ("name", "learning_rate", "weight_decay", "beta_1", "beta_2")
+        return {**{key: config[key] for key in kept}, "epsilon": self.epsilon, "rules": self.rules}
