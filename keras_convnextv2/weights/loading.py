@@ -2,15 +2,14 @@
 
 import dataclasses
 import os
-import warnings
 import zipfile
 
 import keras
 import numpy as np
 
-from keras_convnextv2.weights.matching import SKIP_HEAD, measure, pair_up, recognise, some
+from keras_convnextv2.weights.matching import measure, pair_up, recognise, some
 from keras_convnextv2.weights.readers import Arrays, existing_file, finite_or_raise, open_arrays
-from keras_convnextv2.weights.rows import OWN, TRANSFORMS, part_of
+from keras_convnextv2.weights.rows import OWN, TRANSFORMS
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -66,8 +65,6 @@ def load_weights(model, path, skip_head=False):
     """
     path = existing_file(path)
     where = repr(str(path))
-    if path.name.endswith(".weights.h5"):
-        return _load_h5(model, path, skip_head)
     if path.suffix == ".keras":
         return _from_model(model, _saved_model(path), where=where, source=str(path), skip_head=skip_head)
     with open_arrays(path) as arrays:
@@ -134,45 +131,6 @@ def _saved_model(path):
         return keras.saving.load_model(path, compile=False)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ValueError(f"{str(path)!r} is no .keras file of this package ({_first_line(error)})") from error
-
-
-def _load_h5(model, path, skip_head):
-    """Keras reads its own layout and may stop half way, so the old values are kept until the new ones are in."""
-    before = [(v, keras.ops.convert_to_numpy(v)) for v in model.variables]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # with skip_head Keras warns of the head, which the report names
-            set_paths = _read_h5(model, path, skip_head)
-    except BaseException:
-        for variable, value in before:
-            variable.assign(value)
-        raise
-    untouched = {v.path: "skip_head=True" for v in model.weights if v.path not in set_paths}
-    for variable, value in before:
-        if variable.path in untouched:
-            variable.assign(value)
-    return LoadReport(str(path), "weights.h5", tuple(set_paths), {}, untouched)
-
-
-def _read_h5(model, path, skip_head):
-    variables = _variables(model)
-    unset = np.float32(-1.5e30)  # no weight has this value: what still holds it was not in the file
-    for variable in variables.values():
-        variable.assign(np.full(variable.shape, unset))
-    try:
-        model.load_weights(path, skip_mismatch=skip_head)
-    except (ValueError, KeyError, OSError) as error:
-        raise ValueError(
-            f"{str(path)!r} is damaged or holds another network than {measure(OWN, _shapes(model))} "
-            f"({_first_line(error)}). A head of other classes: {SKIP_HEAD}"
-        ) from error
-    values = {p: keras.ops.convert_to_numpy(v).astype("float32") for p, v in variables.items()}
-    missing = [p for p, value in values.items() if (value == unset).any()]
-    if any(part_of(p) != "head" for p in missing) or (missing and not skip_head):
-        raise ValueError(f"{str(path)!r} does not fit: missing {some(missing)}")
-    finite = Arrays({}, values.get)
-    finite_or_raise(finite, [p for p in values if p not in missing], repr(str(path)))
-    return [p for p in values if p not in missing and not (skip_head and part_of(p) == "head")]
 
 
 def _first_line(error):

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from keras_convnextv2.sizes import SIZES
-from keras_convnextv2.weights.rows import FOREIGN, OWN, PARTS, TRANSFORMS, part_of
+from keras_convnextv2.weights.rows import OWN, PARTS, READABLE, TRANSFORMS, part_of
 
 SKIP_HEAD = "load_weights(model, path, skip_head=True) leaves the model's head at its initialisation"
 
@@ -55,10 +55,10 @@ def recognise(shapes, where):
         known = known_names(table, shapes)
         return sum(len(shapes[name]) in TRANSFORMS[row.transform].ranks for name, row, _ in known)
 
-    best = max(FOREIGN, key=score)
+    best = max(READABLE, key=score)
     if 2 * score(best) < len(shapes) or not shapes:
         raise ValueError(
-            f"{where} is in no format that can be read ({', '.join(table.name for table in FOREIGN)}). "
+            f"{where} is in no format that can be read ({', '.join(table.name for table in READABLE)}). "
             f"Received {len(shapes)} arrays: {some(shapes)}"
         )
     return best

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import pathlib
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 
@@ -24,10 +25,8 @@ class Arrays:
 
 @contextlib.contextmanager
 def open_arrays(path):
-    """The Arrays of a .safetensors file or of one that torch wrote; the file stays open inside the `with`."""
-    path = existing_file(path)
-    opener = _open_safetensors if path.suffix == ".safetensors" else _open_torch
-    with opener(path) as arrays:
+    """The Arrays of a file by its ending; it stays open inside the `with`."""
+    with _OPENERS.get(path.suffix, _open_torch)(path) as arrays:
         yield arrays
 
 
@@ -45,8 +44,9 @@ def existing_file(path):
 
 @contextlib.contextmanager
 def _open_safetensors(path):
+    import ml_dtypes  # noqa: F401  keras depends on it; its import makes numpy know the name bfloat16
+
     try:
-        import ml_dtypes  # noqa: F401  makes numpy know bfloat16
         import safetensors
     except ImportError as error:
         raise ImportError(f'{str(path)!r} needs safetensors: pip install "keras_convnextv2[weights]"') from error
@@ -59,6 +59,31 @@ def _open_safetensors(path):
             {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()},  # noqa: SIM118  not a dict
             lambda name: file.get_tensor(name).astype("float32", copy=False),
         )
+
+
+@contextlib.contextmanager
+def _open_h5(path):
+    import h5py  # keras depends on both
+    import ml_dtypes
+
+    try:
+        file = h5py.File(path)
+    except OSError as error:
+        raise _damaged(path, error) from error
+    with file:
+        found = {}
+
+        def note(name, item):
+            if isinstance(item, h5py.Dataset) and item.dtype.kind != "u":  # not the states of random seeds
+                found[_NUMBERED.sub(r"\1_0/", name)] = item
+
+        file.visititems(note)
+
+        def read(name):
+            raw_bytes = found[name].attrs.get("dtype") == "bfloat16"  # Keras' mark: HDF5 has no such type
+            return np.array(found[name], dtype=ml_dtypes.bfloat16 if raw_bytes else None).astype("float32")
+
+        yield Arrays({name: tuple(item.shape) for name, item in found.items()}, read)
 
 
 @contextlib.contextmanager
@@ -88,6 +113,10 @@ def _open_torch(path):
     yield Arrays({name: tuple(tensor.shape) for name, tensor in tensors.items()}, read)
 
 
+_OPENERS = {".safetensors": _open_safetensors, ".h5": _open_h5}
+_NUMBERED = re.compile(r"\b(stage|conv_ne_xt_v2_block)/")  # Keras numbers what is alike, but not the first
+
+
 def _state_dict(content, path):
     if isinstance(content, Mapping):
         content = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), content)
@@ -105,7 +134,7 @@ def _reason(error):
     """What a library said, in one short line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "Unsupported" in line] or lines or [type(error).__name__]
-    return telling[0][:160]
+    return telling[0].split(". Please")[0][:160]
 
 
 def finite_or_raise(arrays, names, where):

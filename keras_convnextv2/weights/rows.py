@@ -204,7 +204,42 @@ _SPARSE = (
     *_weight("once", "pred", "decoder/pred", "conv1x1"),
 )
 
-FOREIGN = (
+# Keras' .weights.h5: groups are called by attribute or by class and number (the reader writes the number 0 out),
+# variables by their order in the layer.
+_H5_BLOCK = "blocks/conv_ne_xt_v2_block_{b}"
+
+
+def _h5(each, theirs, ours):
+    names = ("gamma", "beta") if ours.rsplit("/", 1)[-1] in ("norm", "grn") else ("kernel", "bias")
+    return tuple(Row(each, f"{theirs}/vars/{i}", f"{ours}/{name}", "own") for i, name in enumerate(names))
+
+
+def _h5_blocks(each, theirs, ours):
+    kinds = ("depthwise", "norm", "expand", "grn", "project")
+    return tuple(row for kind in kinds for row in _h5(each, f"{theirs}/{kind}", f"{ours}/{kind}"))
+
+
+def _h5_network(root):
+    return (
+        *_h5("once", f"{root}layers/stem/conv", "stem/conv"),
+        *_h5("once", f"{root}layers/stem/norm", "stem/norm"),
+        *_h5("down", f"{root}layers/stage_{{s}}/downsampling/norm", f"{DOWN}/norm"),
+        *_h5("down", f"{root}layers/stage_{{s}}/downsampling/conv", f"{DOWN}/conv"),
+        *_h5_blocks("block", f"{root}layers/stage_{{s}}/{_H5_BLOCK}", BLOCK),
+        *_h5("once", f"{root}layers/layer_norm", "norm"),
+        *_h5("once", f"{root}layers/dense", "head"),
+    )
+
+
+_H5_FCMAE = (
+    *_h5_network("backbone/"),
+    Row("once", "decoder/vars/0", "decoder/mask_token", "own"),
+    *_h5("once", "decoder/proj", "decoder/proj"),
+    *_h5_blocks("decoder", f"decoder/{_H5_BLOCK}", "decoder/block_{b}"),
+    *_h5("once", "decoder/pred", "decoder/pred"),
+)
+
+READABLE = (
     Format("official", "the authors' fine-tuned and released FCMAE files", _OFFICIAL),
     Format("timm", "timm, tiny to huge (linear pointwise layers)", _timm("dense")),
     Format("timm conv", "timm, atto to nano (1x1 convolutions)", _timm("conv1x1")),
@@ -212,6 +247,8 @@ FOREIGN = (
     Format("huggingface model", "transformers' ConvNextV2Model, which has no classifier", _huggingface("")),
     Format("mmpretrain", "mmpretrain's ConvNeXt with GRN", _MMPRETRAIN),
     Format("official script", "the authors' pre-training script: sparse encoder and decoder", _SPARSE),
+    Format("weights.h5", "model.save_weights of a model of this package", _h5_network("")),
+    Format("weights.h5 FCMAE", "save_weights of an FCMAE", _H5_FCMAE),
 )
 # Our own variables, in the words of the same tables: what another Keras model holds.
 OWN = Format(
