@@ -101,19 +101,16 @@ def weight_paths(depths, head=True):
 def official_name(path):
     """The released checkpoint's name of one of our paths."""
     ends = {"depthwise": "dwconv", "expand": "pwconv1", "project": "pwconv2", "norm": "norm", "grn": "grn"}
-    leaf = {"kernel": "weight", "bias": "bias"}
     *front, last = path.split("/")
+    scale = {"kernel": "weight", "gamma": "weight", "bias": "bias", "beta": "bias"}[last]
     if front in (["norm"], ["head"]):
-        return f"{front[0]}.{'weight' if last in ('kernel', 'gamma') else 'bias'}"
+        return f"{front[0]}.{scale}"
     if front[0] == "stem":
-        return f"downsample_layers.0.{['conv', 'norm'].index(front[1])}.{'weight' if last in 'kernel gamma' else 'bias'}"
+        return f"downsample_layers.0.{['conv', 'norm'].index(front[1])}.{scale}"
     stage = front[0].removeprefix("stage_")
     if front[1] == "downsample":
-        place = ["norm", "conv"].index(front[2])
-        return f"downsample_layers.{stage}.{place}.{'weight' if last in 'kernel gamma' else 'bias'}"
-    if front[2] == "norm":
-        leaf = {"gamma": "weight", "beta": "bias"}
-    end = last if front[2] == "grn" else leaf[last]
+        return f"downsample_layers.{stage}.{['norm', 'conv'].index(front[2])}.{scale}"
+    end = last if front[2] == "grn" else scale
     return f"stages.{stage}.{front[1].removeprefix('block_')}.{ends[front[2]]}.{end}"
 
 

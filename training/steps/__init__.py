@@ -1,0 +1,35 @@
+"""The training step: one file a backend, the only part of training that differs between them."""
+
+import importlib
+
+import keras
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def _backend():
+    name = keras.backend.backend()
+    if name not in BACKENDS:
+        raise ValueError(f"Training runs on one of {BACKENDS}. Received: KERAS_BACKEND={name!r}.")
+    return importlib.import_module(f"training.steps.{name}")
+
+
+def make_step(model, optimizer, sample_losses, *, accumulation=1, clip_norm=None, ema_decay=None, jit=True):
+    """A Step of the running backend (the protocol is written down in step.py).
+
+    Args:
+        model: a built keras model.
+        optimizer: `training.optimizers.AdamW`; it is built here if it was not.
+        sample_losses: (model, batch) -> (B,) losses in keras.ops; their mean is minimised.
+        accumulation: a batch is worked off in this many equal parts, then the weights are updated once.
+        clip_norm: the whole gradient is shortened to this norm; None: never.
+        ema_decay: keep `a = decay * a + (1 - decay) * w` of all trained weights after each update; None: no average.
+        jit: let XLA compile, where the backend has it.
+    """
+    options = {"accumulation": accumulation, "clip_norm": clip_norm, "ema_decay": ema_decay, "jit": jit}
+    return _backend().Step(model, optimizer, sample_losses, **options)
+
+
+def make_predict(model, *, jit=True):
+    """`predict(images, weights=None) -> outputs`, compiled; `weights` (as `step.average`) stand in for the model's."""
+    return _backend().make_predict(model, jit)
