@@ -1,0 +1,43 @@
+"""ConvNeXt V2 for Keras 3: the network, its masked autoencoder (FCMAE), its weights, on any backend."""
+
+from keras_convnextv2.backbone import (
+    ConvNeXtV2,
+    ConvNeXtV2Atto,
+    ConvNeXtV2Base,
+    ConvNeXtV2Femto,
+    ConvNeXtV2Huge,
+    ConvNeXtV2Large,
+    ConvNeXtV2Nano,
+    ConvNeXtV2Pico,
+    ConvNeXtV2Tiny,
+    pyramid,
+)
+from keras_convnextv2.export import export_saved_model
+from keras_convnextv2.fcmae import FCMAE
+from keras_convnextv2.layers import GRN, ConvNeXtV2Block, DepthwiseConv2D, DropPath
+from keras_convnextv2.preprocessing import decode_predictions, preprocess_input
+from keras_convnextv2.weights import load_weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FCMAE",
+    "GRN",
+    "ConvNeXtV2",
+    "ConvNeXtV2Atto",
+    "ConvNeXtV2Base",
+    "ConvNeXtV2Block",
+    "ConvNeXtV2Femto",
+    "ConvNeXtV2Huge",
+    "ConvNeXtV2Large",
+    "ConvNeXtV2Nano",
+    "ConvNeXtV2Pico",
+    "ConvNeXtV2Tiny",
+    "DepthwiseConv2D",
+    "DropPath",
+    "decode_predictions",
+    "export_saved_model",
+    "load_weights",
+    "preprocess_input",
+    "pyramid",
+]

@@ -1,0 +1,199 @@
+"""The network as a functional Keras model: any depths and dims, the eight published sizes, and its feature pyramid."""
+
+import math
+
+import keras
+
+from keras_convnextv2.layers import LayerNorm, Preprocessing, Stage, Stem
+from keras_convnextv2.layers.initial import initial_normal
+from keras_convnextv2.sizes import SIZES
+
+DEFAULT_SIDE = 224
+
+
+def ConvNeXtV2(
+    depths,
+    dims,
+    include_top=True,
+    include_preprocessing=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="convnextv2",
+    *,
+    drop_path_rate=0.0,
+    head_init_scale=1.0,
+    stem_patch_size=4,
+    remat=False,
+    mean=None,
+    std=None,
+    seed=None,
+    dtype=None,
+):
+    """ConvNeXt V2 with any depths and dims, as a functional `keras.Model`.
+
+    Args:
+        depths: blocks of each stage, such as (3, 3, 9, 3).
+        dims: channels of each stage, such as (96, 192, 384, 768).
+        include_top: end with pooling, norm and classifier.
+        include_preprocessing: take images 0..255 of any number type and normalise them inside; else the images are
+            already normalised. It holds no weights.
+        weights: None, the path of a weight file (see `keras_convnextv2.load_weights`), or a model of the same size
+            (a backbone or an FCMAE) whose encoder is taken over.
+        input_tensor: a `keras.KerasTensor` to build on.
+        input_shape: (H, W, C), by default (224, 224, 3) with the top and (None, None, 3) without. Any size of at
+            least the total stride, any channel count; the remainder of a size that is no multiple is dropped.
+        pooling: without the top: None (the last map), "avg" or "max" (pooled features after the final norm).
+        classes: outputs of the classifier.
+        classifier_activation: None for logits.
+        drop_path_rate: of the last block; a linear ladder from 0 at the first.
+        head_init_scale: factor on the classifier's initial weights; the reference fine-tunes with 0.001.
+        stem_patch_size: 4 in the paper; 1 and 2 give total strides of 8 and 16 for small pictures.
+        remat: recompute each block in the backward pass: less memory, more time.
+        mean, std: for the preprocessing, fractions of 1 for each channel; ImageNet's by default (for other than
+            three channels the mean over its colours).
+        seed: int that makes the drop paths repeatable.
+        dtype: a policy such as "mixed_bfloat16"; the default is Keras' global one.
+    Returns:
+        A `keras.Model` of layers `preprocessing`, `stem`, `stage_0` ..., `pool`, `norm`, `head`, `predictions`.
+    Raises:
+        ValueError: depths and dims of different lengths, a size below the total stride, unknown pooling, weights
+            that do not fit.
+    Source:
+        ConvNeXt V2 (arXiv 2301.00808), section 4 and appendix; reference models/convnextv2.py.
+    """
+    _check(depths, dims, include_top, pooling, classes, stem_patch_size)
+    policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+    total_stride = stem_patch_size * 2 ** (len(depths) - 1)
+    images = _images(input_tensor, input_shape, include_top)
+    x = images
+    if include_preprocessing:
+        x = Preprocessing(mean, std, dtype=policy, name="preprocessing")(x)
+    x = Stem(dims[0], stem_patch_size, total_stride, dtype=policy, name="stem")(x)
+    ladder = drop_path_ladder(drop_path_rate, depths)
+    for s, (dim, rates) in enumerate(zip(dims, ladder, strict=True)):
+        stage_seed = None if seed is None else seed + sum(depths[:s])
+        x = Stage(dim, rates, downsample=s > 0, remat=remat, seed=stage_seed, dtype=policy, name=f"stage_{s}")(x)
+    if include_top or pooling:
+        # Pooling, final norm, classifier and softmax cost nothing and decide the digits: at least float32.
+        exact = keras.backend.result_type(policy.compute_dtype, "float32")
+        pool = keras.layers.GlobalMaxPooling2D if pooling == "max" else keras.layers.GlobalAveragePooling2D
+        x = pool(dtype=exact, name="pool")(x)
+        x = LayerNorm(dtype=exact, name="norm")(x)
+    if include_top:
+        head = keras.layers.Dense(classes, kernel_initializer=initial_normal(head_init_scale), dtype=exact, name="head")
+        x = head(x)
+        if classifier_activation is not None:
+            x = keras.layers.Activation(classifier_activation, dtype=exact, name="predictions")(x)
+    inputs = images if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
+    model = keras.Model(inputs, x, name=name)
+    if weights is not None:
+        from keras_convnextv2.weights import apply_weights  # weights stands above the backbone
+
+        apply_weights(model, weights)
+    return model
+
+
+def drop_path_ladder(rate, depths):
+    """The rates of all blocks, stage by stage: from 0 at the first block to `rate` at the last."""
+    last = max(sum(depths) - 1, 1)
+    rates = [rate * b / last for b in range(sum(depths))]
+    return [tuple(rates[sum(depths[:s]) : sum(depths[: s + 1])]) for s in range(len(depths))]
+
+
+def pyramid(model, norm=False):
+    """The maps of all stages of a ConvNeXt V2: a model from images to {"P2": ..., "P3": ..., "P4": ..., "P5": ...}.
+
+    Args:
+        model: a model made by `ConvNeXtV2` or one of the constructors; its weights are shared.
+        norm: put a fresh LayerNorm behind each map, as detection and segmentation do.
+    Shapes:
+        Px (B, H / s, W / s, dims) with s = 4, 8, 16, 32 for a stem patch of 4. The names keep counting from P2 for
+        other stems.
+    """
+    stages = [layer for layer in model.layers if isinstance(layer, Stage)]
+    if not stages:
+        raise ValueError(f"pyramid needs a model with stages, made by ConvNeXtV2. Received: {model.name!r}.")
+    maps = {}
+    for s, stage in enumerate(stages):
+        x = stage.output
+        maps[f"P{s + 2}"] = LayerNorm(dtype=stage.dtype_policy, name=f"norm_{s}")(x) if norm else x
+    return keras.Model(model.inputs, maps, name=f"{model.name}_pyramid")
+
+
+def total_stride(model):
+    """Pixels of the picture between two positions of the last map."""
+    stages = [layer for layer in model.layers if isinstance(layer, Stage)]
+    return model.get_layer("stem").patch_size * 2 ** (len(stages) - 1)
+
+
+def _check(depths, dims, include_top, pooling, classes, stem_patch_size):
+    if len(depths) != len(dims) or not depths:
+        raise ValueError(f"depths and dims must have the same length. Received: depths={depths}, dims={dims}.")
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(f"pooling must be None, 'avg' or 'max'. Received: {pooling!r}.")
+    if include_top and (not isinstance(classes, int) or classes < 1):
+        raise ValueError(f"classes must be a positive int. Received: {classes!r}.")
+    if not isinstance(stem_patch_size, int) or stem_patch_size < 1:
+        raise ValueError(f"stem_patch_size must be a positive int such as 1, 2, 4. Received: {stem_patch_size!r}.")
+
+
+def _images(input_tensor, input_shape, include_top):
+    if input_tensor is not None:
+        if not keras.backend.is_keras_tensor(input_tensor):
+            raise ValueError(f"input_tensor must be a KerasTensor, such as keras.Input(...). Received: {input_tensor!r}.")
+        return input_tensor
+    if input_shape is None:
+        input_shape = (DEFAULT_SIDE, DEFAULT_SIDE, 3) if include_top else (None, None, 3)
+    if len(input_shape) != 3 or input_shape[2] is None:
+        raise ValueError(f"input_shape must be (height, width, channels). Received: {tuple(input_shape)}.")
+    return keras.Input(input_shape, name="images")
+
+
+def _constructor(size):
+    depths, dims = SIZES[size]
+    public_name = f"ConvNeXtV2{size.capitalize()}"
+
+    def construct(
+        include_top=True,
+        include_preprocessing=True,
+        weights=None,
+        input_tensor=None,
+        input_shape=None,
+        pooling=None,
+        classes=1000,
+        classifier_activation="softmax",
+        name=None,
+        **more,
+    ):
+        return ConvNeXtV2(
+            depths,
+            dims,
+            include_top,
+            include_preprocessing,
+            weights,
+            input_tensor,
+            input_shape,
+            pooling,
+            classes,
+            classifier_activation,
+            name or f"convnextv2_{size}",
+            **more,
+        )
+
+    construct.__name__ = construct.__qualname__ = public_name
+    construct.__doc__ = f"ConvNeXt V2 {size.capitalize()}: `ConvNeXtV2({depths}, {dims}, ...)`, with its arguments."
+    return construct
+
+
+ConvNeXtV2Atto = _constructor("atto")
+ConvNeXtV2Femto = _constructor("femto")
+ConvNeXtV2Pico = _constructor("pico")
+ConvNeXtV2Nano = _constructor("nano")
+ConvNeXtV2Tiny = _constructor("tiny")
+ConvNeXtV2Base = _constructor("base")
+ConvNeXtV2Large = _constructor("large")
+ConvNeXtV2Huge = _constructor("huge")

@@ -1,0 +1,255 @@
+"""FCMAE: the fully convolutional masked autoencoder that pre-trains ConvNeXt V2."""
+
+import keras
+from keras import ops
+
+from keras_convnextv2.backbone import total_stride
+from keras_convnextv2.layers import Decoder, MaskedMap, Preprocessing, Stage, Visible, cut_patches, join_patches
+
+TARGET_EPSILON = 1e-6  # inside the root of a patch's deviation (reference models/fcmae.py:175)
+
+
+@keras.saving.register_keras_serializable(package="keras_convnextv2")
+class FCMAE(keras.Model):
+    """Masked autoencoder around a backbone: hide patches, encode the visible ones, predict the hidden ones' pixels.
+
+    The encoder is sparse by gathering: it works on the rows of visible patches alone, and only the depthwise
+    convolution sees the map, with zeros at hidden patches. That equals the masked dense network exactly.
+
+    `fit` takes a data set of images (B, H, W, C); masks are drawn inside. To give them, let it yield
+    {"images": ..., "visible": ...}. Anything random about masks comes from `seed`.
+
+    With `norm_pix_loss` the target is each patch normalised by its own mean and deviation.
+
+    Args:
+        backbone: made by `ConvNeXtV2` or one of the constructors; its weights are shared, a head is not used.
+        patch_size: side of a patch, a multiple of the backbone's total stride, which is the default (32).
+        mask_ratio: share of patches that are hidden; `int(L * (1 - mask_ratio))` of L stay.
+        decoder_dim, decoder_depth: width and blocks of the decoder.
+        norm_pix_loss: normalise each patch of the target.
+        seed: of the masks.
+    Raises:
+        ValueError: a ratio outside (0, 1) or that leaves no visible or no hidden patch; a patch size that does not
+            fit the backbone; images that it does not cut evenly.
+    Shapes:
+        images (B, H, W, C), visible (B, K) int32 -> prediction (B, L, patch_size * patch_size * C)
+    Units:
+        images 0..255 if the backbone includes preprocessing, else already normalised.
+    Source:
+        ConvNeXt V2, section 3 and appendix; reference models/fcmae.py. GRN is per image, as in the JAX definition
+        that made the paper's numbers (TRAINING.md), not over the batch as in models/utils.py:28.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        *,
+        patch_size=None,
+        mask_ratio=0.6,
+        decoder_dim=512,
+        decoder_depth=1,
+        norm_pix_loss=True,
+        seed=None,
+        name="fcmae",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        self.stride = total_stride(backbone)
+        if not 0 < mask_ratio < 1:
+            hint = f" Did you mean {mask_ratio / 100}?" if 1 < mask_ratio < 100 else ""
+            raise ValueError(f"mask_ratio must be in (0, 1). Received: {mask_ratio!r}.{hint}")
+        if patch_size is not None and (patch_size < 1 or patch_size % self.stride):
+            raise ValueError(
+                f"patch_size must be a multiple of the backbone's total stride {self.stride}. Received: {patch_size!r}."
+            )
+        self.backbone = backbone
+        self.patch_size = patch_size or self.stride
+        self.mask_ratio = mask_ratio
+        self.decoder_dim = decoder_dim
+        self.decoder_depth = decoder_depth
+        self.norm_pix_loss = norm_pix_loss
+        self.seed = seed
+        self.seeds = keras.random.SeedGenerator(seed)
+        self.autocast = False  # pictures stay whole until the stem, targets until the loss
+        self.channels = backbone.input_shape[-1]
+        last = self._stages()[-1]
+        pixels = self.stride * self.stride * self.channels
+        self.decoder = Decoder(decoder_dim, decoder_depth, pixels, dtype=last.dtype_policy, name="decoder")
+        self.decoder.build((None, None, last.dim))
+        self.built = True
+
+    def call(self, inputs, training=None):
+        images, visible = self._images_and_visible(inputs)
+        features = self._features(images, Visible(visible, self.grid(images)), training)
+        prediction = self._pixels(cut_patches(features, self._positions))
+        self.add_loss(self.reconstruction_loss(images, prediction, visible))
+        return prediction
+
+    def encode(self, images, visible, dense=False):
+        """(B, H, W, C), (B, K) -> the encoder's last map (B, h, w, C'), zero at hidden patches.
+
+        `dense=True` computes it by the masked dense network instead: the definition, for tests and benchmarks.
+        """
+        shown = self._visible(images, visible, dense)
+        x = self._encoded(images, shown, training=False)
+        return x * ops.cast(shown.mask_of(x), x.dtype) if dense else shown.map(x)
+
+    def sample_losses(self, images, visible, training=None, dense=False):
+        """The loss of each image, (B,) float32: the mean square error over its hidden patches.
+
+        Every image hides the same number of patches, so the mean over the batch is `reconstruction_loss`. Only hidden
+        patches are predicted.
+        """
+        shown = self._visible(images, visible, dense)
+        hidden = shown.hidden()
+        features = self._features(images, shown, training)
+        prediction = self._pixels(ops.reshape(hidden.rows(features), (-1, hidden.count, self._position_features)))
+        target = hidden.keep(cut_patches(self._normalised(images), self.patch_size))
+        return ops.mean(ops.square(prediction - self._target(target)[0]), axis=(1, 2))
+
+    def reconstruction_loss(self, images, prediction, visible):
+        """(B, H, W, C), (B, L, P * P * C), (B, K) -> scalar: over hidden patches, sum over the batch / their number."""
+        patches = cut_patches(self._normalised(images), self.patch_size)
+        error = ops.mean(ops.square(ops.cast(prediction, "float32") - self._target(patches)[0]), axis=-1)  # (B, L)
+        hidden = 1 - ops.cast(Visible(visible, self.grid(images)).shown, "float32")
+        return ops.sum(error * hidden) / ops.sum(hidden)
+
+    def reconstruct(self, images, visible=None):
+        """Pictures with the hidden patches replaced by their prediction, as a float32 numpy array (B, H, W, C).
+
+        With `norm_pix_loss` a prediction only gives a patch's pattern: its mean and deviation are taken from the
+        original, so the colour of a reconstructed patch is leaked, not predicted. Say so beside the picture.
+
+        Units:
+            0..255 if the backbone includes preprocessing, else those of the images.
+        """
+        images = ops.convert_to_tensor(images)
+        if visible is None:
+            visible = self.draw_visible(images)
+        patches = cut_patches(self._normalised(images), self.patch_size)
+        prediction = ops.cast(self((images, visible), training=False), "float32")
+        if self.norm_pix_loss:
+            _, mean, deviation = self._target(patches)
+            prediction = prediction * deviation + mean
+        grid = self.grid(images)
+        shown = ops.cast(Visible(visible, grid).shown, "float32")[:, :, None]
+        pasted = join_patches(patches * shown + prediction * (1 - shown), grid, self.channels)
+        if (preprocessing := self._preprocessing()) is not None:
+            pasted = ops.clip(preprocessing.undo(pasted), 0, 255)
+        return ops.convert_to_numpy(pasted)
+
+    def visible_patches(self, size):
+        """Of an image of `size` = (H, W): the number of its patches and of the visible ones, (L, K).
+
+        K = int(L * (1 - mask_ratio)), the reference's rule.
+        """
+        height, width = _grid(size, self.patch_size)
+        total = height * width
+        count = int(total * (1 - self.mask_ratio))
+        if not 0 < count < total:
+            kind = "visible" if count == 0 else "hidden"
+            raise ValueError(
+                f"mask_ratio {self.mask_ratio} leaves no {kind} patch of {total} in an image {tuple(size)} with "
+                f"patch_size {self.patch_size}. Take a ratio between {1 / total:.3g} and {1 - 1 / total:.3g}, "
+                "a larger image or a smaller patch."
+            )
+        return total, count
+
+    def draw_visible(self, images):
+        """Random visible patches for a batch of images: (B, K) int32, sorted."""
+        total, count = self.visible_patches(images.shape[1:3])
+        noise = keras.random.uniform((ops.shape(images)[0], total), seed=self.seeds)
+        return ops.cast(ops.sort(ops.argsort(noise, axis=1)[:, :count], axis=1), "int32")
+
+    def grid(self, images):
+        """The patches (h, w) of a batch of images."""
+        return _grid(images.shape[1:3], self.patch_size)
+
+    # The steps
+
+    @property
+    def _positions(self):
+        """Positions of the last map along one side of a patch."""
+        return self.patch_size // self.stride
+
+    @property
+    def _position_features(self):
+        return self._positions**2 * self.decoder_dim
+
+    def _stages(self):
+        return [layer for layer in self.backbone.layers if isinstance(layer, Stage)]
+
+    def _preprocessing(self):
+        return next((layer for layer in self.backbone.layers if isinstance(layer, Preprocessing)), None)
+
+    def _images_and_visible(self, inputs):
+        if isinstance(inputs, dict):
+            images, visible = inputs["images"], inputs.get("visible")
+        elif isinstance(inputs, (tuple, list)):
+            images, visible = inputs if len(inputs) == 2 else (inputs[0], None)
+        else:
+            images, visible = inputs, None
+        return images, self.draw_visible(images) if visible is None else visible
+
+    def _visible(self, images, visible, dense):
+        return (MaskedMap if dense else Visible)(ops.convert_to_tensor(visible), self.grid(images))
+
+    def _normalised(self, images):
+        """float32, in network units"""
+        preprocessing = self._preprocessing()
+        return ops.cast(images, "float32") if preprocessing is None else preprocessing.normalise(images)
+
+    def _features(self, images, shown, training):
+        """The decoder's last map (B, h, w, decoder_dim)."""
+        x = self._encoded(images, shown, training)
+        rows = x if len(x.shape) == 3 else shown.rows(x)
+        return self.decoder(rows, visible=Visible(shown.indices, shown.grid), training=training)
+
+    def _encoded(self, images, shown, training):
+        """The visible rows (B, N, C') after the last stage, or with a `MaskedMap` its map (B, h, w, C')."""
+        stem, stages = self.backbone.get_layer("stem"), self._stages()
+        x = ops.cast(self._normalised(images), stem.compute_dtype)
+        if isinstance(shown, MaskedMap):
+            x = stem(x)
+        else:
+            x = shown.each(stem, shown.rows(x))
+        for stage in stages:
+            x = stage(x, visible=shown, training=training)
+        return x
+
+    def _pixels(self, features):
+        """Patches of the decoder's features (B, n, m * m * decoder_dim) -> their pixels (B, n, P * P * C)."""
+        count, side = features.shape[1], self._positions
+        x = self.decoder.pred(ops.reshape(features, (-1, count * side * side, self.decoder_dim)))
+        x = join_patches(ops.reshape(x, (-1, side * side, x.shape[-1])), (side, side), self.channels)
+        return ops.cast(ops.reshape(x, (-1, count, self.patch_size**2 * self.channels)), "float32")
+
+    def _target(self, patches):
+        """Patches (B, n, F) float32 -> the target, and each patch's mean and deviation (B, n, 1)."""
+        mean = ops.mean(patches, axis=-1, keepdims=True)
+        unbiased = ops.sum(ops.square(patches - mean), axis=-1, keepdims=True) / (patches.shape[-1] - 1)
+        deviation = ops.sqrt(unbiased + TARGET_EPSILON)
+        return ((patches - mean) / deviation if self.norm_pix_loss else patches), mean, deviation
+
+    def get_config(self):
+        own = ("patch_size", "mask_ratio", "decoder_dim", "decoder_depth", "norm_pix_loss", "seed")
+        config = {name: getattr(self, name) for name in own}
+        return {**config, "name": self.name, "backbone": keras.saving.serialize_keras_object(self.backbone)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects=custom_objects)
+        return cls(**{**config, "backbone": backbone})
+
+
+def _grid(size, patch_size):
+    height, width = size
+    if height is None or width is None:
+        raise ValueError(f"FCMAE needs images of a known size. Received: {tuple(size)}.")
+    if height % patch_size or width % patch_size or 0 in (height, width):
+        around = [sorted({n // patch_size * patch_size, -(-n // patch_size) * patch_size} - {0}) for n in size]
+        nearest = ", ".join(str((h, w)) for h in around[0] for w in around[1])
+        raise ValueError(
+            f"image {tuple(size)} is not divisible by the patch size {patch_size}. Nearest sizes: {nearest}."
+        )
+    return height // patch_size, width // patch_size

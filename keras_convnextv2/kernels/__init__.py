@@ -1,0 +1,21 @@
+"""Fast formulations of the network's operations, and the table that picks one. Knows tensors only.
+
+Every operation has a plain form in `keras.ops` that defines it; the other forms give the same numbers faster somewhere.
+"""
+
+from keras_convnextv2.kernels.depthwise import depthwise
+from keras_convnextv2.kernels.gather import keep_patches, put_patches_back
+from keras_convnextv2.kernels.norm import gelu_grn, grn, layer_norm
+from keras_convnextv2.kernels.patch_conv import patch_conv
+from keras_convnextv2.kernels.table import plain_operations
+
+__all__ = [
+    "depthwise",
+    "gelu_grn",
+    "grn",
+    "keep_patches",
+    "layer_norm",
+    "patch_conv",
+    "plain_operations",
+    "put_patches_back",
+]

@@ -1,0 +1,88 @@
+"""Depthwise convolution with zero padding that keeps the size ("same", stride 1, odd kernels)."""
+
+from keras import ops
+
+from keras_convnextv2.kernels.table import choose
+
+# The kernel gradient unrolls this many columns of a map into one fused expression; twice as many compiles far slower.
+UNROLLED_COLUMNS = 32
+
+
+def depthwise(x, kernel, bias):
+    """(B, H, W, C), (k, k, C, 1), (C,) -> (B, H, W, C)"""
+    static = None not in x.shape[1:3]
+    return choose({"plain": _plain, "loops": _loops, "torch": _torch}, static)(x, kernel, bias)
+
+
+def _plain(x, kernel, bias):
+    return ops.depthwise_conv(x, kernel, padding="same") + bias
+
+
+def _torch(x, kernel, bias):
+    import torch.nn.functional as F
+
+    # (B, C, H, W) views of (B, H, W, C) memory are torch's channels-last format: no copy, and its fastest route.
+    y = F.conv2d(x.permute(0, 3, 1, 2), kernel.permute(2, 3, 0, 1), bias, padding="same", groups=x.shape[-1])
+    return y.permute(0, 2, 3, 1).contiguous()
+
+
+def _loops(x, kernel, bias):
+    @ops.custom_gradient
+    def convolve(x, kernel, bias):
+        def grad(*args, upstream=None):
+            dy = args[0] if upstream is None else upstream
+            dx = _shifted_sum(dy, ops.flip(kernel, (0, 1)), ops.zeros_like(bias))
+            dkernel = _kernel_gradient(x, dy, kernel.shape[0])
+            dbias = ops.sum(ops.cast(dy, "float32"), axis=(0, 1, 2))
+            return dx, ops.cast(dkernel[..., None], kernel.dtype), ops.cast(dbias, bias.dtype)
+
+        return _shifted_sum(x, kernel, bias), grad
+
+    return convolve(x, kernel, bias)
+
+
+def _shifted_sum(x, kernel, bias):
+    """The convolution as a sum of k*k shifted pictures, one image at a time.
+
+    The loop over images is also a wall: without it XLA fuses the sum into each reduction of the norm that follows.
+    """
+    side, (height, width) = kernel.shape[0], x.shape[1:3]
+    kernel, bias = ops.cast(kernel[..., 0], "float32"), ops.cast(bias, "float32")
+
+    def one_image(image):  # (H, W, C)
+        padded = ops.pad(ops.cast(image, "float32"), ((side // 2,) * 2, (side // 2,) * 2, (0, 0)))
+        total = bias
+        for i in range(side):
+            for j in range(side):
+                total = total + padded[i : i + height, j : j + width] * kernel[i, j]
+        return ops.cast(total, x.dtype)
+
+    return ops.map(one_image, x)
+
+
+def _kernel_gradient(x, dy, side):
+    """(B, H, W, C) twice -> (k, k, C): a window of x for each position of dy, added up in the order of the memory."""
+    batch, (height, width, channels) = ops.shape(x)[0], x.shape[1:]
+    pieces = -(-width // UNROLLED_COLUMNS)  # of a row
+    columns = -(-width // pieces)
+    rows = max(1, min(height, UNROLLED_COLUMNS // columns))
+    bands = -(-height // rows)
+    # Zeros beyond the map complete the last band and piece; they add nothing.
+    more_rows, more_columns = bands * rows - height, pieces * columns - width
+    dy = ops.pad(ops.cast(dy, "float32"), ((0, 0), (0, more_rows), (0, more_columns), (0, 0)))
+    before = side // 2
+    x = ops.cast(x, "float32")
+    x = ops.pad(x, ((0, 0), (before, before + more_rows), (before, before + more_columns), (0, 0)))
+
+    def add_band(step, total):  # total (B, k, k, C)
+        top, left = (step // pieces) * rows, (step % pieces) * columns
+        window = ops.slice(x, (0, top, left, 0), (batch, rows + side - 1, columns + side - 1, channels))
+        slope = ops.slice(dy, (0, top, left, 0), (batch, rows, columns, channels))
+        for row in range(rows):
+            for column in range(columns):
+                here = slope[:, row, column][:, None, None, :]
+                total = total + window[:, row : row + side, column : column + side] * here
+        return total
+
+    start = ops.zeros((batch, side, side, channels), "float32")
+    return ops.sum(ops.fori_loop(0, bands * pieces, add_band, start), axis=0)

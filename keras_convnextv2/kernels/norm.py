@@ -1,0 +1,153 @@
+"""Layer normalisation over channels, and Global Response Normalization with and without the GELU before it.
+
+All statistics run in float32 at least, whatever comes in; the result has the type of the input.
+"""
+
+import functools
+
+import keras
+from keras import ops
+
+from keras_convnextv2.kernels.table import choose
+
+ENERGY_FLOOR = 1e-24  # sqrt has no slope at 0: one silent channel would turn every gradient into NaN
+SQRT_HALF = 0.7071067811865476
+INVERSE_SQRT_2PI = 0.3989422804014327
+
+
+def layer_norm(x, gamma, beta, epsilon):
+    """(..., C) -> (..., C), each position by its own mean and variance."""
+    return choose({"plain": _layer_norm, "torch": _layer_norm_torch})(x, gamma, beta, epsilon)
+
+
+def grn(x, gamma, beta, epsilon):
+    """(B, N, C) -> (B, N, C): `gamma * x * response + beta + x` with the response of `_response`."""
+    exact = _at_least_float32(x)
+    return ops.cast(exact * (gamma * _response(exact, epsilon) + 1) + beta, x.dtype)
+
+
+def gelu_grn(x, gamma, beta, epsilon):
+    """(B, N, C) -> (B, N, C): the exact GELU, then GRN."""
+    forms = {"plain": _gelu_grn, "loops": _gelu_grn_loops, "torch": _gelu_grn_torch}
+    return choose(forms)(x, gamma, beta, epsilon)
+
+
+def _at_least_float32(x):
+    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+
+def _layer_norm(x, gamma, beta, epsilon):
+    exact = _at_least_float32(x)
+    centred = exact - ops.mean(exact, axis=-1, keepdims=True)
+    variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
+    return ops.cast(centred * ops.rsqrt(variance + epsilon) * gamma + beta, x.dtype)
+
+
+def _layer_norm_torch(x, gamma, beta, epsilon):
+    import torch.nn.functional as F
+
+    exact = _at_least_float32(x)
+    y = F.layer_norm(exact, (x.shape[-1],), gamma.to(exact.dtype), beta.to(exact.dtype), epsilon)
+    return y.to(x.dtype)
+
+
+def _response(x, epsilon):
+    """Each channel's norm over the positions, relative to the channels' mean: (B, N, C) -> (B, 1, C)."""
+    norm = ops.sqrt(ops.maximum(ops.sum(ops.square(x), axis=1, keepdims=True), ENERGY_FLOOR))
+    return norm / (ops.mean(norm, axis=-1, keepdims=True) + epsilon)
+
+
+def _gelu(x):
+    # Written with erf: TensorFlow's own gelu becomes Erfc, which ONNX does not have.
+    return 0.5 * x * (1 + ops.erf(x * SQRT_HALF))
+
+
+def _gelu_slope(x):
+    return 0.5 * (1 + ops.erf(x * SQRT_HALF)) + x * INVERSE_SQRT_2PI * ops.exp(-0.5 * x * x)
+
+
+def _gelu_grn(x, gamma, beta, epsilon):
+    return ops.cast(grn(_gelu(_at_least_float32(x)), gamma, beta, epsilon), x.dtype)
+
+
+def _gelu_grn_loops(x, gamma, beta, epsilon):
+    """One pass per image forward, two backward; keeps x, GELU(x) and the norms."""
+
+    @ops.custom_gradient
+    def fused(x, gamma, beta):
+        def activate(image):  # (N, C)
+            a = _gelu(_at_least_float32(image))
+            return ops.cast(a, x.dtype), ops.sum(ops.square(a), axis=0)
+
+        activated, energy = ops.map(activate, x)
+        norm = ops.sqrt(energy)[:, None]  # (B, 1, C); its slope at 0 is set below, no floor is needed
+        mean = ops.mean(norm, axis=-1, keepdims=True) + epsilon
+        response = norm / mean
+        scale = gamma * response + 1
+
+        def grad(*args, upstream=None):
+            dy = args[0] if upstream is None else upstream
+            return _gelu_grn_gradient(dy, x, activated, norm, mean, gamma)
+
+        return ops.cast(_at_least_float32(activated) * scale + beta, x.dtype), grad
+
+    return fused(x, gamma, beta)
+
+
+def _gelu_grn_gradient(dy, x, activated, norm, mean, gamma):
+    response = norm / mean
+
+    def project(pair):
+        slope, a = _at_least_float32(pair[0]), _at_least_float32(pair[1])
+        return ops.sum(slope * a, axis=0), ops.sum(slope, axis=0)
+
+    along, total = ops.map(project, (dy, activated))
+    along = along[:, None]  # (B, 1, C): sum over the positions of dy * a
+    dresponse = along * gamma
+    dnorm = dresponse / mean - ops.mean(dresponse * norm, axis=-1, keepdims=True) / ops.square(mean)
+    # d norm / d a = a / norm; a silent channel (norm 0) gets slope 0.
+    pull = ops.where(norm > 0, dnorm / ops.maximum(norm, 1e-30), 0.0)
+    scale = gamma * response + 1
+
+    def through_gelu(image):
+        slope, a, h, image_scale, image_pull = image
+        slope, a, h = _at_least_float32(slope), _at_least_float32(a), _at_least_float32(h)
+        return ops.cast((slope * image_scale + a * image_pull) * _gelu_slope(h), x.dtype)
+
+    dx = ops.map(through_gelu, (dy, activated, x, scale, pull))
+    return dx, ops.sum(along * response, axis=(0, 1)), ops.sum(total, axis=0)
+
+
+def _gelu_grn_torch(x, gamma, beta, epsilon):
+    return _torch_function().apply(x, gamma, beta, epsilon)
+
+
+@functools.cache
+def _torch_function():
+    import torch
+    import torch.nn.functional as F
+
+    class GeluGRN(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, gamma, beta, epsilon):
+            activated = F.gelu(x)
+            exact = _at_least_float32(activated)
+            norm = torch.linalg.vector_norm(exact, dim=1, keepdim=True)  # (B, 1, C)
+            mean = norm.mean(-1, keepdim=True) + epsilon
+            ctx.save_for_backward(x, activated, norm, mean, gamma)
+            return torch.addcmul(beta, exact, gamma * (norm / mean) + 1).to(x.dtype)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, dy):
+            x, activated, norm, mean, gamma = ctx.saved_tensors
+            slope, exact, response = _at_least_float32(dy), _at_least_float32(activated), norm / mean
+            along = (slope * exact).sum(1, keepdim=True)  # (B, 1, C)
+            dresponse = along * gamma
+            dnorm = dresponse / mean - (dresponse * norm).mean(-1, keepdim=True) / mean**2
+            pull = torch.where(norm > 0, dnorm / norm.clamp_min(1e-30), 0.0)  # a silent channel gets slope 0
+            dactivated = torch.addcmul(exact * pull, slope, gamma * response + 1)
+            dx = torch.ops.aten.gelu_backward(dactivated.to(x.dtype), x)
+            return dx, (along * response).sum((0, 1)), slope.sum((0, 1)), None
+
+    return GeluGRN

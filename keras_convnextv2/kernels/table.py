@@ -1,0 +1,72 @@
+"""Which formulation runs where: one question, asked whenever an operation is traced or run.
+
+| form    | where                                              | why                                                          |
+|---------|----------------------------------------------------|--------------------------------------------------------------|
+| "loops" | XLA on a CPU (JAX; TensorFlow with `jit_compile`)  | XLA's CPU backend emits grouped convolutions badly, and fuses |
+|         |                                                    | wide sums into the reductions behind them; a loop stops it   |
+| "torch" | the torch backend                                  | channels-last convolutions, ATen's fused norms and GELU      |
+| "plain" | everything else, and every export                  | the definition; converters see ordinary operations           |
+"""
+
+import contextlib
+import contextvars
+import os
+
+import keras
+
+FORMS = ("plain", "loops", "torch")
+VARIABLE = "KERAS_CONVNEXTV2_KERNELS"
+
+_plain_operations = contextvars.ContextVar("plain_operations", default=False)
+
+
+@contextlib.contextmanager
+def plain_operations():
+    """Everything traced inside uses plain operations: exporters need a depthwise convolution, not a loop."""
+    token = _plain_operations.set(True)
+    try:
+        yield
+    finally:
+        _plain_operations.reset(token)
+
+
+def choose(forms, static=True):
+    """Return the function of `forms` ({form: function}, always with "plain") that fits the place of this call.
+
+    `static` says whether the sizes are known: loops are unrolled over them. The environment variable
+    KERAS_CONVNEXTV2_KERNELS forces one form wherever it can run.
+    """
+    form = "plain" if _plain_operations.get() else forced_form() or _form_here()
+    return forms.get(form, forms["plain"]) if static or form != "loops" else forms["plain"]
+
+
+def forced_form():
+    form = os.environ.get(VARIABLE)
+    if form and form not in FORMS:
+        raise ValueError(f"{VARIABLE} must be one of {', '.join(FORMS)}. Received: {form!r}.")
+    if form == "torch" and keras.backend.backend() != "torch":
+        raise ValueError(f"{VARIABLE}='torch' needs KERAS_BACKEND=torch. Received: {keras.backend.backend()!r}.")
+    return form
+
+
+def _form_here():
+    return {"jax": _form_on_jax, "tensorflow": _form_on_tensorflow, "torch": lambda: "torch"}.get(
+        keras.backend.backend(), lambda: "plain"
+    )()
+
+
+def _form_on_jax():
+    import jax
+
+    return "loops" if jax.default_backend() == "cpu" else "plain"
+
+
+def _form_on_tensorflow():
+    import tensorflow as tf
+    from tensorflow.python.framework import ops
+    from tensorflow.python.ops import control_flow_util
+
+    # TensorFlow has no public question for "is this function compiled by XLA?"; its own control flow asks like this.
+    compiled = control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
+    on_cpu = not tf.config.get_visible_devices("GPU") and not tf.config.get_visible_devices("TPU")
+    return "loops" if compiled and on_cpu else "plain"

@@ -1,0 +1,29 @@
+"""The layers, one file each. They are registered with Keras under the package name "keras_convnextv2"."""
+
+from keras_convnextv2.layers.block import ConvNeXtV2Block
+from keras_convnextv2.layers.decoder import Decoder
+from keras_convnextv2.layers.depthwise import DepthwiseConv2D
+from keras_convnextv2.layers.drop_path import DropPath
+from keras_convnextv2.layers.grn import GRN
+from keras_convnextv2.layers.norm import LayerNorm
+from keras_convnextv2.layers.patches import MaskedMap, PatchConv2D, Visible, cut_patches, join_patches
+from keras_convnextv2.layers.preprocessing import Preprocessing
+from keras_convnextv2.layers.stage import Downsample, Stage, Stem
+
+__all__ = [
+    "GRN",
+    "ConvNeXtV2Block",
+    "Decoder",
+    "DepthwiseConv2D",
+    "Downsample",
+    "DropPath",
+    "LayerNorm",
+    "MaskedMap",
+    "PatchConv2D",
+    "Preprocessing",
+    "Stage",
+    "Stem",
+    "Visible",
+    "cut_patches",
+    "join_patches",
+]

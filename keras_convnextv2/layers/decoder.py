@@ -1,0 +1,51 @@
+import keras
+from keras import ops
+
+from keras_convnextv2.layers.block import ConvNeXtV2Block
+from keras_convnextv2.layers.initial import initial_normal
+
+
+@keras.saving.register_keras_serializable(package="keras_convnextv2")
+class Decoder(keras.layers.Layer):
+    """FCMAE's decoder: project the visible rows, a learnt token at hidden positions, dense blocks, pixels.
+
+    Args:
+        dim: its width.
+        depth: its blocks.
+        pixels: numbers predicted at each position: stride * stride * channels.
+    Shapes:
+        rows (B, N, C) with their `Visible` -> features (B, h, w, dim); any (..., dim) -> `pred` (..., pixels)
+    Source:
+        ConvNeXt V2, section 3; reference models/fcmae.py.
+    """
+
+    def __init__(self, dim=512, depth=1, pixels=3072, **kwargs):
+        super().__init__(**kwargs)
+        self.dim = dim
+        self.depth = depth
+        self.pixels = pixels
+        self.autocast = False
+        linear = {"kernel_initializer": initial_normal(), "dtype": self.dtype_policy}
+        self.proj = keras.layers.Dense(dim, name="proj", **linear)
+        self.blocks = [ConvNeXtV2Block(dim, dtype=self.dtype_policy, name=f"block_{i}") for i in range(depth)]
+        self.pred = keras.layers.Dense(pixels, name="pred", **linear)
+
+    def build(self, input_shape):
+        self.proj.build(input_shape)
+        self.mask_token = self.add_weight(
+            name="mask_token", shape=(self.dim,), initializer=initial_normal(), autocast=False
+        )
+        for block in self.blocks:
+            block.build((None, None, None, self.dim))
+        self.pred.build((None, None, self.dim))
+
+    def call(self, rows, visible=None, training=None):
+        x = visible.map(self.proj(rows))  # (B, h, w, dim), zero where hidden
+        hidden = 1 - visible.mask(x.shape[1] // visible.grid[0])
+        x = x + ops.cast(hidden, x.dtype) * ops.cast(self.mask_token, x.dtype)
+        for block in self.blocks:
+            x = block(x, training=training)
+        return x
+
+    def get_config(self):
+        return {**super().get_config(), "dim": self.dim, "depth": self.depth, "pixels": self.pixels}

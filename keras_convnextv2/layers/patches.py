@@ -1,0 +1,141 @@
+"""Patches: cutting a picture, keeping the visible ones, putting them back; and the convolution that cuts."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_convnextv2 import kernels
+from keras_convnextv2.layers.initial import initial_normal
+
+
+def cut_patches(x, side):
+    """(B, H, W, C) -> (B, L, side * side * C): patches in row-major order, each as (row, column, channel)."""
+    height, width, channels = x.shape[1] // side, x.shape[2] // side, x.shape[3]
+    x = ops.reshape(x, (-1, height, side, width, side, channels))
+    return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, height * width, side * side * channels))
+
+
+def join_patches(patches, grid, channels):
+    """The inverse of `cut_patches`: (B, L, side * side * C) -> (B, h * side, w * side, C) with `grid` = (h, w)."""
+    height, width = grid
+    side = math.isqrt(patches.shape[2] // channels)
+    x = ops.reshape(patches, (-1, height, width, side, side, channels))
+    return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, height * side, width * side, channels))
+
+
+class Visible:
+    """Which patches of each image are visible, and the way between a map and the rows of its visible patches.
+
+    Rows (B, K * q * q, C) hold the positions of the K visible patches, each q x q positions at the present stage.
+    Only a layer with neighbours needs the map (`through`); everything else works on rows alone.
+
+    Args:
+        indices: (B, K) int32, sorted, row-major.
+        grid: (h, w), patches of an image.
+    """
+
+    def __init__(self, indices, grid):
+        self.indices = ops.cast(indices, "int32")
+        self.grid = grid
+        self.count = indices.shape[1]
+        self.total = grid[0] * grid[1]
+        shown = ops.sum(ops.one_hot(self.indices, self.total, dtype="int32"), axis=1)  # (B, L)
+        self.shown = shown
+        self.position = ops.where(shown > 0, ops.cumsum(shown, axis=1) - 1, self.count)
+
+    def keep(self, patches):
+        """(B, L, F) -> (B, K, F)"""
+        return kernels.keep_patches(patches, self.indices, self.position)
+
+    def hidden(self):
+        """The complement, as `Visible`."""
+        order = ops.argsort(self.shown, axis=1)[:, : self.total - self.count]
+        return Visible(ops.sort(order, axis=1), self.grid)
+
+    def rows(self, x):
+        """Map (B, h * q, w * q, C) -> rows (B, K * q * q, C)."""
+        side, channels = x.shape[1] // self.grid[0], x.shape[3]
+        return ops.reshape(self.keep(cut_patches(x, side)), (-1, self.count * side * side, channels))
+
+    def map(self, rows):
+        """Rows (B, K * q * q, C) -> map (B, h * q, w * q, C), zero where hidden."""
+        side, channels = self._side(rows), rows.shape[2]
+        patches = ops.reshape(rows, (-1, self.count, side * side * channels))
+        return join_patches(kernels.put_patches_back(patches, self.indices, self.position), self.grid, channels)
+
+    def mask(self, side):
+        """(B, h * side, w * side, 1) int32, 1 = visible."""
+        mask = ops.reshape(self.shown, (-1, *self.grid, 1))
+        return ops.repeat(ops.repeat(mask, side, axis=1), side, axis=2)
+
+    def through(self, layer, rows):
+        """A layer that has neighbours: it sees the map with zeros at hidden patches."""
+        return self.rows(layer(self.map(rows)))
+
+    def each(self, layer, rows):
+        """A layer that stays inside a patch but works on maps: it sees each visible patch as an image of its own."""
+        side = self._side(rows)
+        y = layer(ops.reshape(rows, (-1, side, side, rows.shape[2])))  # (B * K, q', q', C')
+        return ops.reshape(y, (-1, self.count * y.shape[1] * y.shape[2], y.shape[3]))
+
+    def mask_of(self, rows):
+        """What GRN must be told: nothing, all rows are visible."""
+        return None
+
+    def _side(self, rows):
+        return math.isqrt(rows.shape[1] // self.count)
+
+
+class MaskedMap(Visible):
+    """The same visible patches, kept as a dense map whose hidden positions are masked wherever it matters.
+
+    It defines what `Visible` computes on rows: tests compare the two, benchmarks time them.
+    """
+
+    def through(self, layer, x):
+        return layer(x * self._mask(x))
+
+    def each(self, layer, x):
+        return layer(x)
+
+    def mask_of(self, x):
+        return self.mask(x.shape[1] // self.grid[0])
+
+    def _mask(self, x):
+        return ops.cast(self.mask_of(x), x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_convnextv2")
+class PatchConv2D(keras.layers.Layer):
+    """Convolution with bias whose stride is its kernel size, unpadded: the stem and the downsampling.
+
+    Args:
+        width: output channels.
+        patch_size: kernel size and stride.
+    Raises:
+        ValueError: an image smaller than the patch.
+    Shapes:
+        (B, H, W, C) -> (B, H // patch_size, W // patch_size, width); kernel (patch_size, patch_size, C, width)
+    """
+
+    def __init__(self, width, patch_size, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.patch_size = patch_size
+
+    def build(self, input_shape):
+        shape = (self.patch_size, self.patch_size, input_shape[-1], self.width)
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=initial_normal())
+        self.bias = self.add_weight(name="bias", shape=(self.width,), initializer="zeros")
+
+    def call(self, inputs):
+        return kernels.patch_conv(inputs, ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias))
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape
+        cut = [None if size is None else size // self.patch_size for size in (height, width)]
+        return (batch, *cut, self.width)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width, "patch_size": self.patch_size}

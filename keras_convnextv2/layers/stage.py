@@ -1,0 +1,136 @@
+import keras
+
+from keras_convnextv2.layers.block import ConvNeXtV2Block
+from keras_convnextv2.layers.norm import LayerNorm
+from keras_convnextv2.layers.patches import PatchConv2D
+
+
+@keras.saving.register_keras_serializable(package="keras_convnextv2")
+class Stem(keras.layers.Layer):
+    """Patches of the picture to `width` channels, then LayerNorm.
+
+    Args:
+        width: output channels.
+        patch_size: 4 in the paper; 1 or 2 for small pictures.
+        total_stride: of the whole network: the smallest picture it takes.
+    Raises:
+        ValueError: a picture smaller than the total stride.
+    Shapes:
+        (B, H, W, C) -> (B, H // patch_size, W // patch_size, width)
+    """
+
+    def __init__(self, width, patch_size=4, total_stride=None, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.patch_size = patch_size
+        self.total_stride = total_stride
+        self.autocast = False
+        self.conv = PatchConv2D(width, patch_size, dtype=self.dtype_policy, name="conv")
+        self.norm = LayerNorm(dtype=self.dtype_policy, name="norm")
+
+    def build(self, input_shape):
+        self.conv.build(input_shape)
+        self.norm.build((*input_shape[:-1], self.width))
+
+    def call(self, inputs):
+        self._check_size(inputs.shape)
+        return self.norm(self.conv(inputs))
+
+    def compute_output_shape(self, input_shape):
+        self._check_size(input_shape)
+        return self.conv.compute_output_shape(input_shape)
+
+    def _check_size(self, shape):
+        smallest = self.total_stride or self.patch_size
+        if any(size is not None and size < smallest for size in shape[1:3]):
+            raise ValueError(
+                f"images must be at least {smallest} x {smallest}, the network's total stride. "
+                f"Received: {tuple(shape[1:3])}. Enlarge them, or take a smaller stem_patch_size (1, 2)."
+            )
+
+    def get_config(self):
+        own = {"width": self.width, "patch_size": self.patch_size, "total_stride": self.total_stride}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="keras_convnextv2")
+class Downsample(keras.layers.Layer):
+    """LayerNorm, then patches of 2 x 2 positions to `width` channels.
+
+    Shapes:
+        (B, H, W, C) -> (B, H // 2, W // 2, width)
+    """
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.autocast = False
+        self.norm = LayerNorm(dtype=self.dtype_policy, name="norm")
+        self.conv = PatchConv2D(width, 2, dtype=self.dtype_policy, name="conv")
+
+    def build(self, input_shape):
+        self.norm.build(input_shape)
+        self.conv.build(input_shape)
+
+    def call(self, inputs):
+        return self.conv(self.norm(inputs))
+
+    def compute_output_shape(self, input_shape):
+        return self.conv.compute_output_shape(input_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+@keras.saving.register_keras_serializable(package="keras_convnextv2")
+class Stage(keras.layers.Layer):
+    """The blocks of one resolution, after a downsampling in all stages but the first.
+
+    Args:
+        dim: channels of its blocks.
+        drop_paths: the drop path rate of each block; its length is the depth.
+        downsample: whether the stage begins with `Downsample`.
+        remat, seed: as in `ConvNeXtV2Block`; block b takes seed + b.
+    Shapes:
+        (B, H, W, C) -> (B, H', W', dim) with H' = H // 2 after a downsampling, or rows with their `Visible`
+    """
+
+    def __init__(self, dim, drop_paths, downsample=True, remat=False, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.dim = dim
+        self.drop_paths = tuple(drop_paths)
+        self.downsample = downsample
+        self.remat = remat
+        self.seed = seed
+        self.autocast = False
+        policy = self.dtype_policy
+        self.downsampling = Downsample(dim, dtype=policy, name="downsample") if downsample else None
+        self.blocks = [
+            ConvNeXtV2Block(
+                dim, rate, remat=remat, seed=None if seed is None else seed + b, dtype=policy, name=f"block_{b}"
+            )
+            for b, rate in enumerate(self.drop_paths)
+        ]
+
+    def build(self, input_shape):
+        if self.downsampling:
+            self.downsampling.build(input_shape)
+        for block in self.blocks:
+            block.build((*input_shape[:-1], self.dim))
+
+    def call(self, inputs, visible=None, training=None):
+        x = inputs
+        if self.downsampling:
+            x = self.downsampling(x) if visible is None else visible.each(self.downsampling, x)
+        for block in self.blocks:
+            x = block(x, visible=visible, training=training)
+        return x
+
+    def compute_output_shape(self, input_shape):
+        if self.downsampling:
+            return self.downsampling.compute_output_shape(input_shape)
+        return (*input_shape[:-1], self.dim)
+
+    def get_config(self):
+        own = {"dim": self.dim, "drop_paths": self.drop_paths, "downsample": self.downsample}
+        return {**super().get_config(), **own, "remat": self.remat, "seed": self.seed}

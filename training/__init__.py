@@ -1,0 +1,1 @@
+"""Training programs for keras_convnextv2: run them from a checkout with `python -m training.NAME`."""
