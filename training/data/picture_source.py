@@ -1,0 +1,122 @@
+"""What a pipeline reads from: pictures by their number, or a stream of records."""
+
+import threading
+
+import numpy as np
+from absl import logging
+
+from training.data.decode import UnreadableImage
+
+MEMORY_LIMIT = 1_000_000_000  # bytes of decoded pictures that a source may keep
+
+
+class PictureSource:
+    """Pictures that can be read in any order; sets smaller than MEMORY_LIMIT are decoded once and then kept.
+
+    Args:
+        read: function of an index, returning uint8 (H, W, channels) or raising UnreadableImage.
+        classes: names in the order of their labels; () for pictures without labels.
+        labels: int32 (count,), or None.
+    """
+
+    def __init__(self, name, read, count, *, channels, classes=(), labels=None, keep=True):
+        self.name, self.count, self.channels, self.classes = name, int(count), channels, tuple(classes)
+        self.labels = None if labels is None else np.asarray(labels, "int32")
+        self._read, self._keep = read, keep
+        self._kept, self._kept_bytes = {}, 0
+        self._unreadable = {}  # index: reason
+        self._lock = threading.Lock()
+
+    @property
+    def labelled(self):
+        return self.labels is not None
+
+    @property
+    def skipped(self):
+        """How many different pictures training has left out because they cannot be read."""
+        return len(self._unreadable)
+
+    def picture(self, index):
+        """uint8 (H, W, channels); raises UnreadableImage. Safe to call from many threads."""
+        picture = self._kept.get(index)
+        if picture is not None:
+            return picture
+        picture = self._read(index)
+        if self._keep:
+            self._remember(index, picture)
+        return picture
+
+    def readable_picture(self, order, position):
+        """The picture at `position` of an order of indices, or the next readable one after it: (index, picture).
+
+        A picture that cannot be read is warned about once, counted, and not tried again.
+        """
+        for offset in range(self.count):
+            index = int(order[(position + offset) % self.count])
+            if index in self._unreadable:
+                continue
+            try:
+                return index, self.picture(index)
+            except UnreadableImage as error:
+                self._leave_out(index, str(error))
+        reason = next(iter(self._unreadable.values()))
+        raise UnreadableImage(f"none of the {self.count} images of {self.name} can be read; the first one: {reason}")
+
+    def subset(self, indices):
+        """A source of the pictures with these indices, in this order."""
+        indices = np.asarray(indices)
+        labels = None if self.labels is None else self.labels[indices]
+        read = lambda index: self.picture(int(indices[index]))  # noqa: E731
+        kinds = {"channels": self.channels, "classes": self.classes}
+        return PictureSource(self.name, read, len(indices), labels=labels, keep=False, **kinds)
+
+    def _remember(self, index, picture):
+        with self._lock:
+            if index in self._kept:
+                return
+            self._kept[index] = picture
+            self._kept_bytes += picture.nbytes
+            if self._kept_bytes / len(self._kept) * self.count > MEMORY_LIMIT:
+                self._keep, self._kept = False, {}  # the set is too large: a part of it would only cost memory
+
+    def _leave_out(self, index, reason):
+        with self._lock:
+            if index in self._unreadable:
+                return
+            self._unreadable[index] = reason
+        logging.warning("%s; training takes the next readable image instead", reason)
+
+
+class StreamSource:
+    """Records that can only be read one after the other, such as large TFRecord sets.
+
+    Args:
+        records: a tf.data.Dataset of (encoded picture, label), the same order every time.
+    """
+
+    skipped = 0  # a stream cannot look ahead for a replacement, so an unreadable record stops the run
+
+    def __init__(self, name, records, count, *, channels, classes=(), labelled=True):
+        self.name, self.records, self.count, self.channels = name, records, int(count), channels
+        self.classes, self.labelled = tuple(classes), labelled
+
+
+def take_per_class(source, n, seed):
+    """A source of n labelled pictures of each class, drawn by `seed`: the same ones for the same seed.
+
+    Raises:
+        ValueError: without labels, or when a class has fewer than n pictures.
+    """
+    if isinstance(source, StreamSource):
+        raise ValueError(f"a number per class needs pictures in any order. Received: {source.name}, which is a stream")
+    if not source.labelled:
+        raise ValueError(f"a number per class needs labels. Received: {source.name}. Open its train split")
+    chosen = []
+    for label, name in enumerate(source.classes):
+        members = np.flatnonzero(source.labels == label)
+        if len(members) < n or n < 1:
+            raise ValueError(
+                f"{source.name} has {len(members)} pictures of {name!r}, so n must be 1 .. that. Received: {n!r}"
+            )
+        chosen.append(np.random.default_rng([seed, label]).permutation(members)[:n])
+    return source.subset(np.sort(np.concatenate(chosen)))

@@ -1,0 +1,214 @@
+"""Batches for training and for evaluation: a tf.data pipeline under every backend.
+
+Sample i since the start of training has the seed (seed, i), and each purpose folds its own number into that. So a batch
+is a function of its step: it does not depend on where a run was resumed, on the number of workers, or on the backend.
+"""
+
+import functools
+import re
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from training.data import augmentation, masks
+from training.data.decode import UnreadableImage, decode_bytes
+from training.data.order import epoch_and_position, epoch_order, sample_range
+from training.data.picture_source import StreamSource
+
+if keras.backend.backend() != "tensorflow":
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads here, and would take all of the memory
+
+CROPS = ("random_resized", "padded", "none")
+SHUFFLE_BUFFER = 4096  # records of a stream, still encoded
+_CROP, _FLIP, _MASK = range(3)  # folded into a sample's seed; new purposes get new numbers
+
+
+def training_batches(
+    source,
+    *,
+    batch_size,
+    image_size,
+    seed,
+    first_step,
+    steps,
+    crop="random_resized",
+    crop_scale=(0.2, 1.0),
+    flip=True,
+    mask=None,
+    workers=None,
+):
+    """Batches of the steps first_step .. first_step + steps - 1, the same ones whatever the first step is.
+
+    Args:
+        source: from `open_source`.
+        image_size: (height, width).
+        crop: `random_resized` (area within `crop_scale`), `padded` (4 mirrored pixels around, for small pictures) or
+            `none` (fitted to the size).
+        mask: (patch size, mask ratio) to draw a mask for each sample, or None.
+        workers: pictures prepared at the same time; None leaves it to tf.data.
+    Returns:
+        A tf.data.Dataset of dicts: `images` float32 (B, h, w, C) 0..255, `labels` int32 (B,) if the source has labels,
+        `visible` int32 (B, K) sorted, if there is a mask.
+    """
+    _check(batch_size, image_size, crop, crop_scale)
+    if seed < 0 or first_step < 0 or steps < 1:
+        raise ValueError(
+            f"seed and first_step must be at least 0, steps at least 1. "
+            f"Received: seed={seed!r}, first_step={first_step!r}, steps={steps!r}"
+        )
+    counts = masks.patch_counts(image_size, *mask) if mask else None
+
+    def prepare(sample, *record):
+        image, label = load(sample, *record)
+        sample_seed = tf.stack([tf.constant(seed, tf.int64), sample])
+        example = {"images": _augment(image, sample_seed, tuple(image_size), crop, crop_scale, flip)}
+        if source.labelled:
+            example["labels"] = label
+        if counts:
+            example["visible"] = masks.random_visible(augmentation.fold_in(sample_seed, _MASK), *counts)
+        return example
+
+    first, last = sample_range(first_step, steps, batch_size)
+    samples = tf.data.Dataset.range(first, last)
+    if isinstance(source, StreamSource):
+        load = functools.partial(_load_record, source)
+        samples = tf.data.Dataset.zip(samples, _shuffled_records(source, seed, first))
+    else:
+        load = _shuffled_pictures(source, seed)
+    batches = _parallel(samples, prepare, workers).batch(batch_size, drop_remainder=True)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def evaluation_batches(source, *, batch_size, image_size, crop_fraction=0.875, workers=None):
+    """Every picture of the source once, in its order; the last batch is filled up with pictures of weight 0.
+
+    Args:
+        crop_fraction: the part of the resized picture that the centre crop keeps; None squashes the picture to the
+            size. A picture that has the size already is taken as it is.
+    Returns:
+        A tf.data.Dataset of dicts: `images` float32 (B, h, w, C) 0..255, `labels` int32 (B,) if the source has labels,
+        `weight` float32 (B,), 1 or 0. Its iteration stops at an unreadable picture; `as_numpy` and `iterate` name it in
+        one line.
+    """
+    _check(batch_size, image_size, "none", (1, 1))
+    if crop_fraction is not None and not 0 < crop_fraction <= 1:
+        raise ValueError(f"crop_fraction must be in (0, 1], or None for no crop. Received: {crop_fraction!r}")
+
+    def prepare(sample, *record):
+        image, label = load(sample, *record)
+        example = {"images": augmentation.fit(image, tuple(image_size), crop_fraction), "weight": tf.constant(1.0)}
+        return {**example, "labels": label} if source.labelled else example
+
+    def fill_up(batch):
+        missing = batch_size - tf.shape(batch["weight"])[0]
+        full = {key: tf.pad(value, [[0, missing]] + [[0, 0]] * (value.shape.rank - 1)) for key, value in batch.items()}
+        return {key: tf.ensure_shape(value, [batch_size, *value.shape[1:]]) for key, value in full.items()}
+
+    samples = tf.data.Dataset.range(source.count)
+    if isinstance(source, StreamSource):
+        load = functools.partial(_load_record, source)
+        samples = tf.data.Dataset.zip(samples, source.records)
+    else:
+        load = _numbered(source, lambda index: (index, source.picture(index)))
+    return _parallel(samples, prepare, workers).batch(batch_size).map(fill_up).prefetch(tf.data.AUTOTUNE)
+
+
+def iterate(dataset):
+    """The batches of a dataset; an unreadable picture raises UnreadableImage, whose text is one line."""
+    try:
+        yield from dataset
+    except tf.errors.OpError as error:
+        named = re.search(rf"{UnreadableImage.__name__}: (.*)", error.message)
+        if named is None:
+            raise
+        raise UnreadableImage(named[1]) from None
+
+
+def as_numpy(dataset):
+    """The batches of a dataset as dicts of numpy arrays, for JAX and PyTorch.
+
+    The arrays are the caller's own: PyTorch would not take TensorFlow's, which are read-only, without a warning.
+    """
+    for batch in iterate(dataset):
+        yield {key: value.numpy() for key, value in batch.items()}
+
+
+def _check(batch_size, image_size, crop, crop_scale):
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1. Received: {batch_size!r}")
+    if len(image_size) != 2 or min(image_size) < 1:
+        raise ValueError(f"image_size must be (height, width), both at least 1. Received: {image_size!r}")
+    if crop not in CROPS:
+        raise ValueError(f"crop must be one of {', '.join(CROPS)}. Received: {crop!r}")
+    if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+        raise ValueError(f"crop_scale must be (smallest, largest) part, within (0, 1]. Received: {crop_scale!r}")
+    if crop == "padded" and min(image_size) <= augmentation.PADDING:
+        raise ValueError(
+            f"a padded crop mirrors {augmentation.PADDING} pixels of larger sides. Received: {image_size!r}"
+        )
+
+
+def _augment(image, seed, size, crop, crop_scale, flip):
+    crop_seed = augmentation.fold_in(seed, _CROP)
+    if crop == "random_resized":
+        image = augmentation.random_resized_crop(image, crop_seed, size, crop_scale)
+    elif crop == "padded":
+        image = augmentation.padded_random_crop(image, crop_seed, size)
+    else:
+        image = augmentation.fit(image, size)
+    if flip:
+        image = augmentation.random_flip(image, augmentation.fold_in(seed, _FLIP))
+    return tf.ensure_shape(image, [*size, image.shape[-1]])
+
+
+def _parallel(samples, prepare, workers):
+    return samples.map(prepare, num_parallel_calls=workers or tf.data.AUTOTUNE, deterministic=True)
+
+
+def _shuffled_pictures(source, seed):
+    """A loader of sample i: the picture at its position of its epoch's order, or the next readable one."""
+    order = functools.lru_cache(maxsize=3)(functools.partial(epoch_order, source.count, seed))  # at most two in use
+
+    def load(sample):
+        epoch, position = epoch_and_position(sample, source.count)
+        return source.readable_picture(order(epoch), position)
+
+    return _numbered(source, load)
+
+
+def _numbered(source, load):
+    """A graph function of a sample's number; `load` is Python, since a graph cannot catch a damaged file."""
+    labels = np.zeros(source.count, "int32") if source.labels is None else source.labels
+
+    def python(sample):
+        index, picture = load(int(sample))
+        return picture, labels[index]
+
+    def graph(sample):
+        image, label = tf.numpy_function(python, [sample], (tf.uint8, tf.int32))
+        return tf.ensure_shape(image, [None, None, source.channels]), tf.ensure_shape(label, [])
+
+    return graph
+
+
+def _load_record(source, sample, record):
+    encoded, label = record
+
+    def python(data, number):
+        return decode_bytes(data, source.channels, f"number {number} of {source.name}")
+
+    image = tf.numpy_function(python, [encoded, sample % source.count], tf.uint8)
+    return tf.ensure_shape(image, [None, None, source.channels]), tf.cast(label, tf.int32)
+
+
+def _shuffled_records(source, seed, first):
+    """The records from sample `first` on. An epoch is shuffled by its own seed, so resuming is skipping."""
+    first_epoch, position = epoch_and_position(first, source.count)
+
+    def epoch_records(epoch):
+        epoch_seed = augmentation.fold_in(tf.stack([tf.constant(seed, tf.int64), epoch]), 0)[0]
+        records = source.records.shuffle(SHUFFLE_BUFFER, seed=epoch_seed, reshuffle_each_iteration=False)
+        return records.skip(tf.where(epoch == first_epoch, tf.constant(position, tf.int64), 0))
+
+    return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch_records)

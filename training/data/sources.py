@@ -1,0 +1,60 @@
+"""Opening a set of pictures by its `--data` text."""
+
+import functools
+
+from training.data import shapes
+from training.data.decode import check_channels, to_channels
+from training.data.folder import open_folder
+from training.data.picture_source import PictureSource
+from training.data.prepared import open_prepared
+
+SPLITS = ("train", "unlabelled", "test")
+_SPECS = "shapes, shapes:COUNT, folder:PATH or tfds:NAME"
+
+
+def open_source(spec, split, *, channels=3):
+    """A source of pictures.
+
+    Args:
+        spec: `shapes` (drawn, nothing to download; `shapes:COUNT` draws that many for each split), `folder:PATH`
+            (PATH/train/<class>/*, PATH/test or val/<class>/*; for unlabelled pictures any folder of pictures) or
+            `tfds:NAME` (prepared before with tensorflow-datasets).
+        split: `train` (labelled), `unlabelled` (whatever can be pre-trained on) or `test` (labelled, held out).
+        channels: 3 for RGB, 1 for grey; pictures of the other kind are converted.
+    Returns:
+        A PictureSource, or a StreamSource for `tfds` sets that do not fit in memory. Both have name, count, classes,
+        channels.
+    """
+    check_channels(channels)
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}. Received: {split!r}")
+    kind, _, rest = spec.partition(":")
+    if kind == "shapes":
+        return _open_shapes(rest, split, channels)
+    if kind in ("folder", "tfds") and rest:
+        return {"folder": open_folder, "tfds": open_prepared}[kind](rest, split, channels)
+    raise ValueError(f"data must be {_SPECS}. Received: {spec!r}")
+
+
+def _open_shapes(count, split, channels):
+    if count and not (count.isdecimal() and int(count) > 0):
+        raise ValueError(f"shapes:COUNT needs a positive number of pictures. Received: {count!r}")
+    images, labels = _drawn(int(count or shapes.COUNTS[split]), split)
+    images = to_channels(images, channels)
+    labelled = split != "unlabelled"
+    return PictureSource(
+        f"shapes ({split})",
+        images.__getitem__,
+        len(images),
+        channels=channels,
+        classes=shapes.CLASSES if labelled else (),
+        labels=labels if labelled else None,
+        keep=False,  # they are in memory as it is
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _drawn(count, split):
+    images, labels = shapes.shapes(count, split)
+    images.flags.writeable = labels.flags.writeable = False  # shared by everyone who opens them
+    return images, labels
