@@ -110,9 +110,7 @@ def pair_up(table, theirs, ours, *, where, skip_head=False):
     have, want = measure(table, theirs), measure(OWN, ours)
     _check_size(have, want, where)
     if not skip_head and have.classes and want.classes and have.classes != want.classes:
-        raise ValueError(
-            f"{where} has a head of {have.classes} classes, the model one of {want.classes}: {SKIP_HEAD}"
-        )
+        raise ValueError(f"{where} has a head of {have.classes} classes, the model one of {want.classes}: {SKIP_HEAD}")
     parts = {side: _parts(table_, names) for side, table_, names in (("file", table, theirs), ("model", OWN, ours))}
     surplus, lacking = _excused(parts["file"], parts["model"], want, where, skip_head)
     wanted = expand(table, dataclasses.replace(want, decoder_depth=max(want.decoder_depth, have.decoder_depth)))
@@ -164,9 +162,7 @@ def _excused(file, model, want, where, skip_head):
     if "decoder" in model - file:
         lacking["decoder"] = "the file has none"
     if "head" in model - file - set(lacking):
-        raise ValueError(
-            f"{where} has no classifier head, the model has one of {want.classes} classes: {SKIP_HEAD}"
-        )
+        raise ValueError(f"{where} has no classifier head, the model has one of {want.classes} classes: {SKIP_HEAD}")
     return surplus, lacking
 
 
