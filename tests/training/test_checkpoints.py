@@ -1,0 +1,113 @@
+import os
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from tests.training.small_model import batches, sample_losses, small_model
+from training import checkpoints
+from training.optimizers import AdamW
+from training.steps import make_step
+
+
+def make():
+    model = small_model()
+    model.layers[3].seeds.state.assign([7, 0])
+    return make_step(model, AdamW(), sample_losses, ema_decay=0.9, clip_norm=1.0)
+
+
+def train(step, rows):
+    state = step.start()
+    for batch in rows:
+        state, _ = step.run(state, step.put(batch), 0.01)
+    step.store(state)
+
+
+def bits(step):
+    return {key: ops.convert_to_numpy(v.value).tobytes() for key, v in step.variables().items()}
+
+
+@pytest.fixture
+def variables():
+    return {"a": keras.Variable(np.arange(6.0).reshape(2, 3)), "b": keras.Variable(3, dtype="int32", trainable=False)}
+
+
+def folder_of(tmp_path, variables, count=3):
+    return checkpoints.Checkpoints(tmp_path / "checkpoints", variables, meta={"recipe": {"size": "atto"}}, count=count)
+
+
+def test_five_and_five_steps_are_ten_to_the_last_bit(tmp_path):
+    rows = batches(10)
+    whole, first = make(), make()
+    train(whole, rows)
+    train(first, rows[:5])
+    folder_of(tmp_path, first.variables()).save(5, 30)
+    second = make()
+    train(second, rows[:2])  # another past: all of it must be overwritten
+    meta = folder_of(tmp_path, second.variables()).restore()
+    assert (meta["step"], meta["samples"], meta["recipe"]) == (5, 30, {"size": "atto"})
+    train(second, rows[5:])
+    assert bits(second) == bits(whole)
+
+
+def test_newest_k_stay(tmp_path, variables):
+    folder = folder_of(tmp_path, variables, count=2)
+    for step in (1, 2, 30):
+        folder.save(step, step)
+    assert list(checkpoints.steps(folder.folder)) == [2, 30]
+    assert folder.last().name == "step_00000030.npz"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped"])
+def test_damaged_newest_is_passed_over(tmp_path, variables, damage, caplog):
+    folder = folder_of(tmp_path, variables)
+    folder.save(1, 10)
+    variables["b"].assign(4)
+    path = folder.save(2, 20)
+    content = bytearray(path.read_bytes())
+    content[90] ^= 255  # inside the first array
+    path.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "flipped": content}[damage])
+    assert folder.restore()["step"] == 1
+    assert int(variables["b"].value) == 3
+    assert "step_00000002.npz is damaged" in caplog.text
+
+
+def test_kill_between_write_and_rename_leaves_the_old_one(tmp_path, variables, monkeypatch):
+    folder = folder_of(tmp_path, variables)
+    folder.save(1, 10)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        folder.save(2, 20)
+    assert folder.restore()["step"] == 1
+    folder.save(3, 30)
+    assert sorted(path.name for path in folder.folder.iterdir()) == ["step_00000001.npz", "step_00000003.npz"]
+
+
+def test_failed_write_leaves_the_old_one(tmp_path, variables, monkeypatch):
+    folder = folder_of(tmp_path, variables)
+    folder.save(1, 10)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(os, "fsync", full)
+        folder.save(2, 20)
+    assert folder.restore()["step"] == 1
+
+
+def test_nothing_to_restore(tmp_path, variables):
+    assert folder_of(tmp_path, variables).restore() is None
+
+
+def test_state_of_another_run_is_refused_and_nothing_is_assigned(tmp_path, variables):
+    folder_of(tmp_path, variables).save(1, 10)
+    others = {"a": keras.Variable(np.zeros((2, 3))), "c": keras.Variable(1.0)}
+    with pytest.raises(ValueError, match=r"without \['c'\] \(1\), with unknown \['b'\] \(1\)"):
+        folder_of(tmp_path, others).restore()
+    assert not ops.convert_to_numpy(others["a"]).any()

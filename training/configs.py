@@ -1,0 +1,335 @@
+"""The hyper-parameters of a run: frozen dataclasses, where the string under a field is its help text."""
+
+import ast
+import dataclasses
+import difflib
+import functools
+import inspect
+import itertools
+import textwrap
+import types
+import typing
+
+from keras_convnextv2.sizes import SIZES
+
+CROPS = ("random_resized", "padded", "none")
+DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
+LADDERS = ("single", "group")
+NO_RANDAUGMENT = "none"
+
+
+def require(holds, rule, received, hint=""):
+    """Raises the one-line error of a setting: what must hold, what came, what would work."""
+    if not holds:
+        raise ValueError(f"{rule}. Received: {received!r}.{' ' + hint if hint else ''}")
+
+
+def _percent_hint(share):
+    return f"Did you mean {share / 100}?" if 1 < share <= 100 else ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What pre-training and fine-tuning share."""
+
+    size: str
+    "the network: atto, femto, pico, nano, tiny, base, large or huge"
+    depths: tuple[int, ...] = ()
+    "blocks of each stage, for a network that is none of the sizes; empty: those of `size`"
+    dims: tuple[int, ...] = ()
+    "channels of each stage; empty: those of `size`"
+    stem_patch_size: int = 4
+    "side of the stem's patches: 4, or 1 or 2 for small pictures"
+    image_size: tuple[int, int] = (224, 224)
+    "height, width"
+    channels: int = 3
+    "colours of the images"
+
+    batch_size: int = 1024
+    "images of one update of the weights, over all devices and all parts"
+    accumulation: int = 1
+    "parts in which a batch is worked off, to save memory"
+    epochs: int = 100
+    "passes over the images, each a whole number of batches"
+    steps: int = 0
+    "updates of the weights; 0: as many as the epochs have"
+    warmup_epochs: float = 0.0
+    "epochs in which the rate climbs from 0; with `steps`, the same share of those"
+    base_lr: float = 1.5e-4
+    "learning rate for 256 images; the peak rate is base_lr * batch_size / 256"
+    min_lr: float = 0.0
+    "where the cosine ends"
+    weight_decay: float = 0.05
+    "decoupled decay of kernels; norms, biases and GRN do not decay"
+    beta_1: float = 0.9
+    "AdamW: memory of the mean"
+    beta_2: float = 0.999
+    "AdamW: memory of the square"
+    epsilon: float = 1e-8
+    "AdamW: added to the corrected root, as in torch"
+    clip_norm: float | None = None
+    "longest gradient (norm over all weights); none: never shortened"
+
+    crop: str = "random_resized"
+    "random_resized, padded (4 pixels around and cut, for pictures up to 64) or none"
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    "smallest and largest share of the picture in a random resized crop"
+    flip: bool = True
+    "mirror half of the pictures"
+
+    dtype: str = "float32"
+    "float32, mixed_bfloat16 or mixed_float16"
+    remat: bool = False
+    "recompute each block in the backward pass: less memory, more time"
+    jit: bool = True
+    "let XLA compile the step, where the backend has it"
+    seed: int = 0
+    "decides everything random"
+    log_every: int = 20
+    "steps between two lines of the log"
+    keep_checkpoints: int = 2
+    "how many of the newest checkpoints stay"
+    max_bad_steps: int = 10
+    "stop after this many steps in a row whose loss or gradient is not finite"
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            require(_is(field.type, value), f"{field.name} must be {_described(field.type)}", value)
+        require(self.size in SIZES, f"size must be one of {', '.join(SIZES)}", self.size, nearest(self.size, SIZES))
+        same_length = len(self.depths) == len(self.dims)
+        require(same_length, "depths and dims must come together, one each a stage", (self.depths, self.dims))
+        for name in ("batch_size", "accumulation", "epochs", "channels", "log_every", "keep_checkpoints"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        for name in ("steps", "seed", "warmup_epochs", "base_lr", "min_lr", "weight_decay"):
+            require(getattr(self, name) >= 0, f"{name} must be at least 0", getattr(self, name))
+        for name in ("max_bad_steps", "stem_patch_size"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        for name in ("beta_1", "beta_2"):
+            require(0 < getattr(self, name) < 1, f"{name} must be in (0, 1)", getattr(self, name))
+        divides = self.batch_size % self.accumulation == 0
+        require(divides, f"accumulation must divide batch_size {self.batch_size}", self.accumulation)
+        shorter = self.warmup_epochs < self.epochs
+        require(shorter, f"warmup_epochs must be less than epochs {self.epochs}", self.warmup_epochs)
+        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm must be positive or none", self.clip_norm)
+        require(self.crop in CROPS, f"crop must be one of {', '.join(CROPS)}", self.crop, nearest(self.crop, CROPS))
+        require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}", self.dtype)
+        low, high = self.crop_scale
+        require(0 < low <= high <= 1, "crop_scale must be two shares with 0 < smallest <= largest <= 1", (low, high))
+        small = [side for side in self.image_size if side < self.total_stride]
+        require(not small, f"image_size must be at least the total stride {self.total_stride}", self.image_size)
+
+    @property
+    def network(self):
+        """(depths, dims)"""
+        return (self.depths, self.dims) if self.depths else SIZES[self.size]
+
+    @property
+    def total_stride(self):
+        return self.stem_patch_size * 2 ** (len(self.network[0]) - 1)
+
+    @property
+    def peak_lr(self):
+        return self.base_lr * self.batch_size / 256
+
+    def epoch_steps(self, images):
+        """Updates in one pass over this many images."""
+        rule = f"batch_size must be at most the number of images, {images}"
+        require(images >= self.batch_size, rule, self.batch_size, f"Try --set batch_size={images} or less.")
+        return images // self.batch_size
+
+    def total_steps(self, images):
+        return self.steps or self.epochs * self.epoch_steps(images)
+
+    def warmup_steps(self, images):
+        return round(self.total_steps(images) * self.warmup_epochs / self.epochs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretrain(Run):
+    """FCMAE pre-training."""
+
+    patch_size: int | None = None
+    "side of the patches that are hidden, a multiple of the total stride; none: the total stride"
+    mask_ratio: float = 0.6
+    "share of hidden patches; int(patches * (1 - mask_ratio)) stay"
+    decoder_dim: int = 512
+    "channels of the decoder"
+    decoder_depth: int = 1
+    "blocks of the decoder"
+    norm_pix_loss: bool = True
+    "the target is each patch normalised by its own mean and deviation"
+    decay_grn: bool = False
+    "weight decay also on GRN and the mask token, as the released script has it; the authors advise against it"
+
+    batch_size: int = 4096
+    epochs: int = 1600
+    warmup_epochs: float = 40.0
+    beta_2: float = 0.95
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        ratio = self.mask_ratio
+        require(0 < ratio < 1, "mask_ratio must be in (0, 1)", ratio, _percent_hint(ratio))
+        for name in ("decoder_dim", "decoder_depth"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        multiple = self.mask_patch_size >= 1 and self.mask_patch_size % self.total_stride == 0
+        require(multiple, f"patch_size must be a multiple of the total stride {self.total_stride}", self.patch_size)
+        fits = all(side % self.mask_patch_size == 0 for side in self.image_size)
+        near = tuple(max(1, round(side / self.mask_patch_size)) * self.mask_patch_size for side in self.image_size)
+        rule = f"image_size must be divisible by the patch size {self.mask_patch_size}"
+        require(fits, rule, self.image_size, f"Nearest: {near}.")
+        patches, visible = self.patches
+        rule = f"mask_ratio must leave at least one visible patch of {patches}"
+        require(visible >= 1, rule, ratio, "Smaller patches (stem_patch_size) or a smaller ratio would do.")
+        require(visible < patches, f"mask_ratio must hide at least one patch of {patches}", ratio)
+
+    @property
+    def mask_patch_size(self):
+        return self.total_stride if self.patch_size is None else self.patch_size
+
+    @property
+    def patches(self):
+        """(patches of an image, visible ones)"""
+        height, width = (side // self.mask_patch_size for side in self.image_size)
+        return height * width, int(height * width * (1 - self.mask_ratio))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finetune(Run):
+    """Training of a classifier, from pre-trained weights or from scratch."""
+
+    init: str | None = None
+    "where the weights come from: the workdir of a pre-training, a .keras file or any weight file; none: from scratch"
+    classes: int = 0
+    "classes of the head, which must be those of the data; 0: ask the data"
+    labels_per_class: int = 0
+    "use only so many labelled images of each class; 0: all"
+
+    label_smoothing: float = 0.1
+    "share of the target that goes to all classes alike"
+    drop_path_rate: float = 0.0
+    "chance that the last block is left out; a ladder from 0 at the first"
+    head_init_scale: float = 0.001
+    "factor on the head's first weights; 1 from scratch"
+    layer_decay: float = 1.0
+    "the rate of a layer is that of the one after it times this"
+    layer_decay_type: str = "single"
+    "rungs of that ladder: single (one a block) or group (twelve, for Base and Large)"
+    ema: float | None = None
+    "keep this average of the weights, evaluate it and save it; none: no average"
+    randaugment: str = NO_RANDAUGMENT
+    "RandAugment policy, such as rand-m9-mstd0.5-inc1; none: off"
+    mixup: float = 0.0
+    "alpha of mixup; 0: off"
+    cutmix: float = 0.0
+    "alpha of cutmix; 0: off"
+    erasing: float = 0.0
+    "chance of random erasing; 0: off"
+
+    evaluate_every: int = 1
+    "epochs between two evaluations; 0: only at the end"
+    evaluation_batch_size: int = 100
+    "images at once in an evaluation"
+    crop_fraction: float = 0.875
+    "share of the resized picture in the centre crop of the evaluation; no effect on pictures of the right size"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("classes", "labels_per_class", "evaluate_every", "mixup", "cutmix"):
+            require(getattr(self, name) >= 0, f"{name} must be at least 0", getattr(self, name))
+        for name in ("label_smoothing", "drop_path_rate"):
+            share = getattr(self, name)
+            require(0 <= share < 1, f"{name} must be in [0, 1)", share, _percent_hint(share))
+        require(0 <= self.erasing <= 1, "erasing must be in [0, 1]", self.erasing, _percent_hint(self.erasing))
+        require(0 < self.layer_decay <= 1, "layer_decay must be in (0, 1]", self.layer_decay)
+        require(self.ema is None or 0 < self.ema < 1, "ema must be in (0, 1) or none", self.ema)
+        require(0 < self.crop_fraction <= 1, "crop_fraction must be in (0, 1]", self.crop_fraction)
+        require(self.evaluation_batch_size >= 1, "evaluation_batch_size must be at least 1", self.evaluation_batch_size)
+        rule = f"layer_decay_type must be one of {', '.join(LADDERS)}"
+        require(self.layer_decay_type in LADDERS, rule, self.layer_decay_type, nearest(self.layer_decay_type, LADDERS))
+
+
+def nearest(name, names):
+    """A hint with the names closest to this one, or with all of them when none is close."""
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f"Closest: {', '.join(close)}." if close else f"There are: {', '.join(names)}."
+
+
+def with_settings(config, settings):
+    """The config with `key=value` texts applied, each value read as its field's type."""
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    changes = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        require(equals == "=", "--set needs key=value", setting)
+        known = f"--set must name a field of the {type(config).__name__} config"
+        require(key in fields, known, key, nearest(key, fields))
+        changes[key] = _read(key, fields[key].type, text)
+    return dataclasses.replace(config, **changes)
+
+
+def from_json(kind, values):
+    """A config of this class from what `dataclasses.asdict` and JSON made of it."""
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+@functools.cache
+def help_texts(kind):
+    """{field: help}, from the strings under the fields of a config class and its bases."""
+    texts = {}
+    for owner in reversed(kind.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
+        for field, text in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                texts[field.target.id] = text.value.value
+    return texts
+
+
+_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def _read(key, kind, text):
+    try:
+        return _parsed(kind, text.strip())
+    except (ValueError, KeyError):
+        raise ValueError(f"{key} must be {_described(kind)}. Received: {text!r}.") from None
+
+
+def _parsed(kind, text):
+    if isinstance(kind, types.UnionType):  # X | None
+        if text.lower() == "none":
+            return None
+        return _parsed(typing.get_args(kind)[0], text)
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)
+        parts = [part for part in text.strip("()[] ").split(",") if part.strip()]
+        if inner[-1] is not Ellipsis and len(parts) != len(inner):
+            raise ValueError(text)
+        return tuple(_parsed(inner[0], part.strip()) for part in parts)
+    return _BOOLS[text.lower()] if kind is bool else kind(text)
+
+
+def _described(kind):
+    if isinstance(kind, types.UnionType):
+        return f"{_described(typing.get_args(kind)[0])} or none"
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)
+        if inner[-1] is Ellipsis:
+            return "whole numbers, such as 3,3,9,3"
+        return "two whole numbers, such as 224,192" if inner[0] is int else "two numbers, such as 0.2,1.0"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+
+
+def _is(kind, value):
+    """Whether a value has the type of a field; a whole number passes for a float, a bool for neither."""
+    if isinstance(kind, types.UnionType):
+        return value is None or _is(typing.get_args(kind)[0], value)
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)
+        counted = isinstance(value, tuple) and (inner[-1] is Ellipsis or len(value) == len(inner))
+        return counted and all(_is(inner[0], part) for part in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
