@@ -20,8 +20,8 @@ if keras.backend.backend() != "tensorflow":
     tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads here, and would take all of the memory
 
 CROPS = ("random_resized", "padded", "none")
-SHUFFLE_BUFFER = 4096  # records of a stream, still encoded
-_CROP, _FLIP, _MASK = range(3)  # folded into a sample's seed; new purposes get new numbers
+SHUFFLE_WINDOW = 4096  # records of a stream, still encoded
+_CROP, _FLIP, _MASK, _ORDER = range(4)  # folded into a seed; a new purpose gets a new number
 
 
 def training_batches(
@@ -137,7 +137,7 @@ def as_numpy(dataset):
 def _check(batch_size, image_size, crop, crop_scale):
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1. Received: {batch_size!r}")
-    if len(image_size) != 2 or min(image_size) < 1:
+    if np.size(image_size) != 2 or min(image_size) < 1:
         raise ValueError(f"image_size must be (height, width), both at least 1. Received: {image_size!r}")
     if crop not in CROPS:
         raise ValueError(f"crop must be one of {', '.join(CROPS)}. Received: {crop!r}")
@@ -203,12 +203,24 @@ def _load_record(source, sample, record):
 
 
 def _shuffled_records(source, seed, first):
-    """The records from sample `first` on. An epoch is shuffled by its own seed, so resuming is skipping."""
+    """The records from sample `first` on, every epoch shuffled in windows whose borders differ from epoch to epoch.
+
+    Dataset.shuffle would depend on TensorFlow's global seed too; with (seed, epoch) alone, resuming is skipping.
+    """
     first_epoch, position = epoch_and_position(first, source.count)
 
     def epoch_records(epoch):
-        epoch_seed = augmentation.fold_in(tf.stack([tf.constant(seed, tf.int64), epoch]), 0)[0]
-        records = source.records.shuffle(SHUFFLE_BUFFER, seed=epoch_seed, reshuffle_each_iteration=False)
+        epoch_seed = augmentation.fold_in(tf.stack([tf.constant(seed, tf.int64), epoch]), _ORDER)
+
+        def shuffled(window, encoded, labels):
+            window_seed = augmentation.fold_in(epoch_seed, window)
+            order = tf.random.experimental.stateless_shuffle(tf.range(tf.size(labels)), window_seed, alg="philox")
+            return tf.gather(encoded, order), tf.gather(labels, order)
+
+        border = tf.random.stateless_uniform([], epoch_seed, 1, SHUFFLE_WINDOW + 1, tf.int64, alg="philox")
+        head, tail = source.records.take(border), source.records.skip(border)
+        windows = head.batch(SHUFFLE_WINDOW).concatenate(tail.batch(SHUFFLE_WINDOW)).enumerate()
+        records = windows.map(lambda window, records: shuffled(window, *records)).prefetch(1).unbatch()
         return records.skip(tf.where(epoch == first_epoch, tf.constant(position, tf.int64), 0))
 
     return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch_records)

@@ -1,0 +1,104 @@
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.training.data.conftest import write_picture
+from training.data import open_source
+
+
+def test_labels_follow_the_alphabet(folder):
+    source = open_source(f"folder:{folder}", "train")
+    assert (source.count, source.classes) == (15, ("cat", "dog", "eel"))
+    assert np.bincount(source.labels).tolist() == [4, 5, 6]
+    expected = np.asarray(Image.open(folder / "train" / "dog" / "3.png"))
+    np.testing.assert_array_equal(source.picture(4 + 3), expected)
+    assert source.labels[4 + 3] == 1
+
+
+def test_test_pictures_have_the_labels_of_train(folder):
+    for picture in (folder / "test" / "cat").iterdir():
+        picture.unlink()
+    (folder / "test" / "cat").rmdir()
+    source = open_source(f"folder:{folder}", "test")
+    assert source.classes == ("cat", "dog", "eel") and source.labels.tolist() == [1, 1, 2, 2]
+
+
+def test_val_serves_as_test_and_a_lone_test_folder_can_be_evaluated(folder):
+    (folder / "test").rename(folder / "val")
+    assert open_source(f"folder:{folder}", "test").count == 6
+    (folder / "train").rename(folder / "elsewhere")
+    assert open_source(f"folder:{folder}", "test").classes == ("cat", "dog", "eel")
+
+
+def test_unlabelled_pictures_are_those_of_train_or_of_any_folder(folder):
+    source = open_source(f"folder:{folder}", "unlabelled")
+    assert (source.count, source.classes, source.labels) == (15, (), None)
+    assert open_source(f"folder:{folder / 'test'}", "unlabelled").count == 6  # no train inside: all below it
+
+
+def test_suffixes_in_any_case_hidden_and_other_files(tmp_path):
+    for name in ("a.JPG", "b.Jpeg", "deep/er/c.PNG", "d.bmp", "e.GIF", "f.webp", ".hidden.png", ".trash/g.png"):
+        write_picture(tmp_path / name, 0)
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert open_source(f"folder:{tmp_path}", "unlabelled").count == 6
+
+
+def test_linked_folders_are_followed(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("linked")
+    (other / "train").symlink_to(folder / "train", target_is_directory=True)
+    assert open_source(f"folder:{other}", "train").count == 15
+
+
+@pytest.mark.parametrize(
+    "arrange, split, error, message",
+    [
+        (lambda p: None, "unlabelled", FileNotFoundError, r"no picture \(.jpg .*\) in .*Found there: nothing$"),
+        (lambda p: (p / "a.txt").write_text(""), "unlabelled", FileNotFoundError, r"no picture.*1 files \(a.txt\)$"),
+        (
+            lambda p: write_picture(p / "a.png", 0),
+            "train",
+            FileNotFoundError,
+            r"layout PATH/train/<class>.*1 files \(a.png\)",
+        ),
+        (
+            lambda p: write_picture(p / "cat" / "a.png", 0),
+            "train",
+            FileNotFoundError,
+            r"no folder train.*1 folders \(cat\)",
+        ),
+        (
+            lambda p: write_picture(p / "train" / "a.png", 0),
+            "train",
+            FileNotFoundError,
+            r"one folder a class.*1 files \(a.png\)",
+        ),
+        (
+            lambda p: (p / "train" / "cat").mkdir(parents=True),
+            "train",
+            FileNotFoundError,
+            r"no picture.* in .*cat or below",
+        ),
+        (
+            lambda p: write_picture(p / "train" / "cat" / "a.png", 0),
+            "test",
+            FileNotFoundError,
+            r"no folder test or val",
+        ),
+    ],
+    ids=["empty", "no picture", "flat", "no train", "no classes", "empty class", "no test"],
+)
+def test_other_layouts_are_refused_in_one_line(tmp_path, arrange, split, error, message):
+    arrange(tmp_path)
+    with pytest.raises(error, match=message) as caught:
+        open_source(f"folder:{tmp_path}", split)
+    assert "\n" not in str(caught.value)
+
+
+def test_strange_test_classes_and_missing_folders_are_refused(folder):
+    write_picture(folder / "test" / "yak" / "a.png", 0)
+    with pytest.raises(ValueError, match=r"must be among those of .*Received: yak; train has cat, dog, eel$"):
+        open_source(f"folder:{folder}", "test")
+    with pytest.raises(FileNotFoundError, match=r"folder:PATH needs a folder.*Received: .*nowhere"):
+        open_source(f"folder:{pathlib.Path(folder) / 'nowhere'}", "train")
