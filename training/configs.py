@@ -202,6 +202,8 @@ class Finetune(Run):
 
     init: str | None = None
     "where the weights come from: the workdir of a pre-training, a .keras file or any weight file; none: from scratch"
+    keep_head: bool = False
+    "take the head over from `init` too, which must have as many classes"
     classes: int = 0
     "classes of the head, which must be those of the data; 0: ask the data"
     labels_per_class: int = 0

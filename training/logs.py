@@ -1,0 +1,124 @@
+"""What a run writes while it goes on: CSV files, TensorBoard events, and a line on the terminal."""
+
+import csv
+import math
+import pathlib
+import sys
+import time
+
+from keras import ops
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+TRAIN = ("step", "lr", "loss", "grad_norm", "images_per_s", "seconds_left", "skipped")
+EVALUATION = ("step", "top_1", "top_1_average")
+
+
+def as_number(value):
+    return float(ops.convert_to_numpy(ops.convert_to_tensor(value)))
+
+
+def duration(seconds):
+    """1:02:03 or 2:03"""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+class Table:
+    """A CSV file that a resumed run continues: rows of steps that will come again are dropped."""
+
+    def __init__(self, path, columns, first_step):
+        kept = []
+        if path.exists():
+            with open(path, newline="") as file:
+                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= first_step]
+        self._file = open(path, "w", newline="")  # noqa: SIM115 - open as long as the run
+        self._writer = csv.DictWriter(self._file, columns, restval="")
+        self._writer.writeheader()
+        self._writer.writerows(kept)
+
+    def write(self, row):
+        texts = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
+        self._writer.writerow(texts)
+        self._file.flush()
+
+    def close(self):
+        self._file.close()
+
+
+class Log:
+    """The log of one run in its folder: train.csv, evaluation.csv, and events for TensorBoard.
+
+    Args:
+        say: takes lines of text. The default prints, and on a terminal writes each progress line over the last one.
+    """
+
+    def __init__(self, folder, *, first_step, total_steps, batch_size, say=print):
+        folder = pathlib.Path(folder)
+        self.total_steps, self.batch_size, self.say = total_steps, batch_size, say
+        self._train = Table(folder / "train.csv", TRAIN, first_step)
+        self._evaluation = None  # made with the first row: pre-training has none
+        self._folder = folder
+        self._events = EventFileWriter(str(folder / "tensorboard"))
+        self._overwrites = say is print and sys.stdout.isatty()
+        self.losses = []  # (step, mean loss since the last line)
+        self._start = self._last = (first_step, time.perf_counter())
+        self._first_step = first_step
+
+    def step(self, step, rate, reports):
+        """Writes the mean over the reports since the last line; returns the length of the streak of skipped steps."""
+        losses = [as_number(report["loss"]) for report in reports]  # the only read from the device in the loop
+        newest = {key: as_number(reports[-1][key]) for key in ("grad_norm", "skipped", "streak")}
+        now = time.perf_counter()
+        speed, left = self._speed(step, now)
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        loss = sum(finite) / len(finite) if finite else losses[-1]
+        self.losses.append((step, loss))
+        row = {"step": step, "lr": float(rate), "loss": loss, "grad_norm": newest["grad_norm"]}
+        row |= {"images_per_s": speed, "seconds_left": left, "skipped": int(newest["skipped"])}
+        self._train.write(row)
+        self._event(step, row)
+        skipped = f"  skipped {row['skipped']}" if row["skipped"] else ""
+        pace = f"{speed:.0f} images/s" if step > self._first_step + 1 else f"first step {now - self._start[1]:.1f} s"
+        width = len(str(self.total_steps))
+        text = f"step {step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {rate:.2e}  {pace}"
+        self._progress(f"{text}  {duration(left)} left{skipped}", last=step == self.total_steps)
+        if step == self._first_step + 1:
+            self._start = (step, now)  # the time left is reckoned without the compilation in the first step
+        self._last = (step, now)
+        return int(newest["streak"])
+
+    def evaluation(self, step, numbers):
+        if self._evaluation is None:
+            self._evaluation = Table(self._folder / "evaluation.csv", EVALUATION, self._first_step)
+        self._evaluation.write({"step": step, **numbers})
+        self._event(step, numbers)
+        text = "  ".join(f"{key} {value:.2f}" for key, value in numbers.items())
+        self._progress(f"evaluation after step {step}: {text}", last=True)
+
+    def pause(self):
+        """Takes what was not training (evaluating, saving) out of the next line's images per second."""
+        self._last = (self._last[0], time.perf_counter())
+
+    def close(self):
+        for part in (self._train, self._evaluation, self._events):
+            if part is not None:
+                part.close()
+
+    def _speed(self, step, now):
+        steps = max(1, step - self._last[0])
+        speed = steps * self.batch_size / max(1e-9, now - self._last[1])
+        since, then = self._start
+        each = (now - then) / max(1, step - since)
+        return speed, each * (self.total_steps - step)
+
+    def _event(self, step, row):
+        values = [Summary.Value(tag=key, simple_value=value) for key, value in row.items() if key != "step"]
+        self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def _progress(self, text, last):
+        if self._overwrites:
+            print(f"\r\x1b[K{text}", end="\n" if last else "", flush=True)
+        else:
+            self.say(text)

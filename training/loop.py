@@ -1,0 +1,110 @@
+"""The training loop, the same for pre-training and fine-tuning, on every backend."""
+
+import dataclasses
+import functools
+import signal
+import threading
+from collections.abc import Callable
+
+from training.optimizers import learning_rate
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and has saved."""
+
+
+class NotFinite(ArithmeticError):
+    """Loss or gradients are not finite, and stay so."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the loop has to know of a recipe."""
+
+    total_steps: int
+    epoch_steps: int
+    batch_size: int
+    rate: Callable[[int], float]
+    log_every: int = 20
+    max_bad_steps: int = 10
+
+    @classmethod
+    def of(cls, config, images):
+        """The plan of a config for this many images."""
+        total, warmup = config.total_steps(images), config.warmup_steps(images)
+        rates = {"peak": config.peak_lr, "floor": config.min_lr, "total_steps": total, "warmup_steps": warmup}
+        rate = functools.partial(learning_rate, **rates)
+        copied = {key: getattr(config, key) for key in ("batch_size", "log_every", "max_bad_steps")}
+        return cls(total_steps=total, epoch_steps=config.epoch_steps(images), rate=rate, **copied)
+
+
+def train(plan, step, batches, checkpoints, log, *, first_step=0, evaluate=None):
+    """Takes the model of `step` from `first_step` to the end of the plan, with a checkpoint after each epoch.
+
+    Args:
+        step: from `make_step`.
+        batches: the batches of the steps from `first_step` on, as dicts of arrays.
+        evaluate: called with the number of steps done, after each epoch and at the end.
+    Raises:
+        Stopped: on Ctrl-C or SIGTERM, after saving.
+        NotFinite: after too many bad steps in a row; the last good checkpoint stays.
+    """
+    state, reports, done = step.start(), [], first_step
+    with StopRequest() as stop:
+        for rows in batches:
+            rate = plan.rate(done)
+            state, report = step.run(state, step.put(rows), rate)  # a step that is not finite changes no weight
+            reports.append(report)
+            done += 1
+            last = done == plan.total_steps
+            pauses = last or stop.asked or done % plan.epoch_steps == 0
+            if pauses or done % plan.log_every == 0 or done == first_step + 1:
+                streak = log.step(done, rate, reports)
+                reports = []
+                if streak >= plan.max_bad_steps or (streak and last):
+                    raise NotFinite(_bad_news(streak, done, rate, checkpoints))
+                if pauses and not streak:  # finite weights can be ruined all the same: keep those before the streak
+                    step.store(state)
+                    checkpoints.save(done, done * plan.batch_size)
+                if stop.asked and not last:
+                    raise Stopped(f"stopped after step {done}. Newest checkpoint: {checkpoints.last()}")
+                if pauses and evaluate is not None:
+                    step.store(state)
+                    evaluate(done)
+                log.pause()
+    step.store(state)
+
+
+def _bad_news(streak, done, rate, checkpoints):
+    where = checkpoints.last()
+    kept = f"last good checkpoint: {where}" if where else "there is no checkpoint yet"
+    return (
+        f"loss or gradients were not finite in {streak} steps in a row, up to step {done} (learning rate {rate:.3g}); "
+        f"{kept}. Try a lower --set base_lr, a longer --set warmup_epochs or --set clip_norm=1."
+    )
+
+
+class StopRequest:
+    """Within it, Ctrl-C and SIGTERM ask the loop to save and stop after the step; a second one has its usual effect."""
+
+    def __init__(self):
+        self.asked = False
+        self._before = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():  # Python hears signals nowhere else
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_):
+        self._restore()
+
+    def _ask(self, number, frame):
+        self.asked = True
+        self._restore()
+
+    def _restore(self):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

@@ -1,0 +1,75 @@
+"""The command line that the training programs share: six flags; every other knob is a field of the config."""
+
+import dataclasses
+import sys
+
+from absl import app, flags, logging
+
+from training import allocator
+from training.configs import help_texts, with_settings
+from training.data import open_source
+from training.loop import NotFinite, Stopped
+from training.recipes import TOP_1, find_recipe
+
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
+
+def define_flags(values=flags.FLAGS):
+    """A new knob goes into a config, never here."""
+    flags.DEFINE_string("recipe", None, "Name of the recipe.", flag_values=values)
+    flags.DEFINE_string("data", None, "shapes, folder:PATH or tfds:NAME.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    flags.DEFINE_bool("resume", False, "Go on with the run in --workdir.", flag_values=values)
+    flags.DEFINE_bool("explain", False, "Print the resolved recipe with help, and stop.", flag_values=values)
+    flags.DEFINE_multi_string("set", [], "key=value: change a field of the recipe; repeatable.", flag_values=values)
+    return values
+
+
+def explain(name, config, images=None):
+    """The resolved recipe, each value with its help, and the numbers that follow from it."""
+    texts = help_texts(type(config))
+    lines = [f"{name}: {type(config).__name__}"]
+    for field in dataclasses.fields(config):
+        lines.append(f"  {field.name} = {getattr(config, field.name)!r}  # {texts[field.name]}")
+    lines += ["derived:", f"  peak_lr = {config.peak_lr:.6g}", f"  total_stride = {config.total_stride}"]
+    if hasattr(config, "patches"):
+        lines.append("  patches = {}, visible = {}".format(*config.patches))
+    if images is None:
+        lines.append("  steps: name the data with --data to see them")
+    else:
+        steps = {"epoch": config.epoch_steps, "warm-up": config.warmup_steps, "total": config.total_steps}
+        lines += [f"  {key} steps = {count(images)}  # {images:,} images" for key, count in steps.items()]
+    if name in TOP_1:
+        lines.append(f"expected: top-1 {TOP_1[name]}% on ImageNet-1K with the full recipe, as published")
+    return "\n".join(lines)
+
+
+def launch(kind, run, split):
+    """Runs a program: `run(config, workdir, data, resume)` with the config of class `kind` that the flags describe."""
+    define_flags()
+    app.run(lambda argv: sys.exit(_main(argv, kind, run, split)))
+
+
+def _main(argv, kind, run, split):
+    values = flags.FLAGS
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"All arguments are flags. Received: {argv[1]!r}. Did you mean --data {argv[1]}?")
+        config = with_settings(find_recipe(values.recipe, kind), values.set)
+        if values.explain:
+            images = open_source(values.data, split, channels=config.channels).count if values.data else None
+            print(explain(values.recipe, config, images))
+            return 0
+        if not values.data:
+            raise ValueError("--data must be shapes, folder:PATH or tfds:NAME. Received: none. Try --data shapes.")
+        if line := allocator.keep_memory():
+            logging.info(line)
+        run(config, values.workdir, values.data, values.resume)
+    except Stopped as stopped:
+        print(f"\n{stopped}. Go on with --resume.", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError, NotFinite) as error:  # bad input: one line; -v 1 shows where it came from
+        logging.debug("traceback:", exc_info=True)
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    return 0
