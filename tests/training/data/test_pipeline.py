@@ -1,10 +1,13 @@
 import contextlib
+import threading
 
 import numpy as np
 import pytest
 
 from tests.training.data.conftest import write_picture
 from training.data import UnreadableImage, as_numpy, evaluation_batches, open_source, training_batches
+from training.data.order import epoch_order
+from training.data.picture_source import PictureSource
 
 PLAIN = {"image_size": (24, 20), "crop": "none", "flip": False}
 
@@ -79,7 +82,7 @@ def test_every_epoch_is_a_permutation_of_its_own(source):
     run = batches(source, steps=10, batch_size=3, mask=None, **PLAIN)  # 15 pictures: two epochs
     indices = index_of(source, joined(run, "images"))
     assert sorted(indices[:15]) == sorted(indices[15:]) == list(range(15))
-    assert indices[:15] != indices[15:] and indices[:15] != list(range(15))
+    assert indices == [*epoch_order(15, 5, 0), *epoch_order(15, 5, 1)]
     assert joined(run, "labels").tolist() == source.labels[indices].tolist()
     other_seed = index_of(source, joined(batches(source, seed=6, steps=5, batch_size=3, mask=None, **PLAIN), "images"))
     assert other_seed != indices[:15]
@@ -97,6 +100,21 @@ def test_the_number_of_workers_changes_nothing(source):
     alone = batches(source, workers=1)
     assert_same(batches(source, workers=7), alone)
     assert_same(batches(source), alone)
+
+
+def test_a_slow_picture_does_not_change_the_order():
+    order, later = epoch_order(8, 5, 0), threading.Event()
+
+    def read(index):
+        if index == order[0]:
+            assert later.wait(30)  # until another worker has read the next picture
+        elif index == order[1]:
+            later.set()
+        return np.full((8, 8, 3), index, "uint8")
+
+    source = PictureSource("slow", read, 8, channels=3)
+    run = batches(source, steps=2, workers=2, image_size=(8, 8), crop="none", mask=None)
+    assert joined(run, "images")[:, 0, 0, 0].tolist() == order.tolist()
 
 
 def test_masks_differ_by_sample_and_by_epoch(source):
@@ -156,6 +174,25 @@ def test_unreadable_pictures_are_replaced_counted_and_named_once(folder, monkeyp
     with warnings_of(monkeypatch):
         resumed = batches(open_source(f"folder:{folder}", "train"), 4, 6, 3, mask=None, **PLAIN)
     assert_same(resumed, run[4:])
+
+
+def test_two_workers_that_meet_the_same_damage_warn_once(monkeypatch):
+    together = threading.Barrier(2)
+
+    def read(index):
+        if index == 0:
+            together.wait(30)
+            raise UnreadableImage("cannot read the image 0: damaged")
+        return np.full((8, 8, 3), index, "uint8")
+
+    source = PictureSource("shared", read, 2, channels=3)
+    with warnings_of(monkeypatch) as said:
+        workers = [threading.Thread(target=source.readable_picture, args=([0, 1], 0)) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    assert source.skipped == len(said) == 1
 
 
 def test_a_set_without_any_readable_picture_stops_the_run(tmp_path, monkeypatch):
