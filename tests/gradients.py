@@ -1,4 +1,4 @@
-"""Gradients of a scalar with respect to a model's weights, on whatever backend the tests run with."""
+"""Values and gradients of a function of a model, on whatever backend the tests run with."""
 
 import keras
 from keras import ops
@@ -9,6 +9,19 @@ def gradients_of(loss, model):
     variables = model.trainable_variables
     gradients = _GRADIENTS[keras.backend.backend()](loss, variables)
     return {v.path: ops.convert_to_numpy(g) for v, g in zip(variables, gradients, strict=True)}
+
+
+def values_of(function, model):
+    """What `function()` returns. JAX compiles it as a whole: op by op it compiles for a minute."""
+    if keras.backend.backend() != "jax":
+        return function()
+    import jax
+
+    def of_values(values):
+        with keras.StatelessScope(state_mapping=list(zip(model.variables, values, strict=True))):
+            return function()
+
+    return jax.jit(of_values)([v.value for v in model.variables])
 
 
 def _tensorflow(loss, variables):
@@ -26,7 +39,7 @@ def _jax(loss, variables):
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return loss()
 
-    return jax.jit(jax.grad(of_values))([v.value for v in variables])  # op by op it would compile for a minute
+    return jax.jit(jax.grad(of_values))([v.value for v in variables])
 
 
 def _torch(loss, variables):

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_convnextv2.backbone import ConvNeXtV2, pyramid
 from keras_convnextv2.fcmae import FCMAE
-from tests.gradients import gradients_of
+from tests.gradients import gradients_of, values_of
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 to_numpy = ops.convert_to_numpy
@@ -48,14 +48,14 @@ def test_logits_pooled_features_and_stage_maps(network):
     model, arrays = network
     inner = {"pooled": model.get_layer("norm").output, "logits": model.output}
     inner |= {f"stage_{s}": model.get_layer(f"stage_{s}").output for s in range(4)}
-    outputs = keras.Model(model.input, inner)(arrays["images"])
+    outputs = keras.Model(model.input, inner).predict_on_batch(arrays["images"])
     for name, y in outputs.items():
         np.testing.assert_allclose(to_numpy(y), arrays[name], rtol=0, atol=1e-5, err_msg=name)
 
 
 def test_pyramid_names_the_stage_maps(network):
     model, arrays = network
-    maps = pyramid(model)(arrays["images"])
+    maps = pyramid(model).predict_on_batch(arrays["images"])
     assert list(maps) == ["P2", "P3", "P4", "P5"]
     for s, name in enumerate(maps):
         np.testing.assert_allclose(to_numpy(maps[name]), arrays[f"stage_{s}"], rtol=0, atol=1e-5, err_msg=name)
@@ -70,16 +70,18 @@ def fcmae():
     return model, arrays, arrays["visible"].astype("int32")
 
 
-def test_encoder_output(fcmae):
+def test_encoder_output_prediction_and_sample_losses(fcmae):
     model, arrays, visible = fcmae
-    encoded = to_numpy(model.encode(arrays["images"], visible))
+    images = arrays["images"]
+
+    def everything():
+        return model.encode(images, visible), model((images, visible)), model.sample_losses(images, visible)
+
+    encoded, prediction, losses = map(to_numpy, values_of(everything, model))
     np.testing.assert_allclose(encoded, arrays["encoded"], rtol=0, atol=1e-5)
-
-
-def test_prediction(fcmae):
-    model, arrays, visible = fcmae
-    prediction = to_numpy(model((arrays["images"], visible)))
     np.testing.assert_allclose(prediction, arrays["prediction"], rtol=0, atol=2e-5)
+    assert losses.shape == (2,)
+    np.testing.assert_allclose(losses.mean(), arrays["loss_norm_pix"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("norm_pix_loss, name", [(True, "loss_norm_pix"), (False, "loss_plain")])
@@ -88,13 +90,6 @@ def test_loss(fcmae, norm_pix_loss, name):
     judge = FCMAE(model.backbone, decoder_dim=8, norm_pix_loss=norm_pix_loss)  # the loss alone needs no decoder
     loss = to_numpy(judge.reconstruction_loss(arrays["images"], arrays["prediction"], visible))
     np.testing.assert_allclose(loss, arrays[name], rtol=1e-5)
-
-
-def test_sample_losses_average_to_the_loss(fcmae):
-    model, arrays, visible = fcmae
-    losses = to_numpy(model.sample_losses(arrays["images"], visible))
-    assert losses.shape == (2,)
-    np.testing.assert_allclose(losses.mean(), arrays["loss_norm_pix"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("dense", [False, True])

@@ -14,7 +14,7 @@ import pytest
 from keras import ops
 
 import keras_convnextv2 as kc
-from tests.gradients import gradients_of
+from tests.gradients import gradients_of, values_of
 
 LOGITS = 2e-5  # absolute; the smallest real mistake, an epsilon of 1e-5 in the norms, shows as 3.4e-5
 HALF = 3e-3  # of a map's largest value; the maps are stored as float16
@@ -92,17 +92,18 @@ def fcmae(request, oracle):
     kc.load_weights(model, oracle / f"{request.param}_fcmae_script.pt")
     expected = arrays_of(oracle / f"{request.param}_fcmae_expected.npz")
     visible = np.stack([np.flatnonzero(row == 0) for row in expected["mask"]]).astype("int32")
-    return model, expected, visible
+    image = expected["image"]
+    results = values_of(lambda: (model.encode(image, visible), model((image, visible))), model)
+    return model, expected, visible, *map(to_numpy, results)
 
 
 def test_fcmae_encoder(fcmae):
-    model, expected, visible = fcmae
-    close(model.encode(expected["image"], visible), expected["encoder_output"], 3e-5)
+    _, expected, _, encoded, _ = fcmae
+    close(encoded, expected["encoder_output"], 3e-5)
 
 
 def test_fcmae_prediction_and_both_losses(fcmae):
-    model, expected, visible = fcmae
-    prediction = to_numpy(model((expected["image"], visible)))
+    model, expected, visible, _, prediction = fcmae
     values = expected["prediction"].astype("float32").reshape(prediction.shape)
     atol = HALF * np.abs(values).max() if expected["prediction"].dtype == np.float16 else 3e-5
     close(prediction, values, atol)
@@ -144,11 +145,9 @@ def our_path(name):
     return f"{path}/{leaves[leaf]}"
 
 
-def test_fcmae_gradient_norms(oracle):
-    expected = arrays_of(oracle / "atto_fcmae_expected.npz")
-    model = kc.FCMAE(kc.ConvNeXtV2Atto(include_top=False, include_preprocessing=False))
-    kc.load_weights(model, oracle / "atto_fcmae_script.pt")
-    visible = np.stack([np.flatnonzero(row == 0) for row in expected["mask"]]).astype("int32")
+@pytest.mark.parametrize("fcmae", ["atto"], indirect=True)
+def test_fcmae_gradient_norms(fcmae):
+    model, expected, visible, _, _ = fcmae
     images = ops.convert_to_tensor(expected["image"])
     gradients = gradients_of(lambda: ops.mean(model.sample_losses(images, visible)), model)
     norms = {path: np.linalg.norm(gradient.astype("float64")) for path, gradient in gradients.items()}
