@@ -54,7 +54,10 @@ class BaseStep:
         return ops.sum(losses) / size, [scope.get_current_value(v) for v in self.groups["fixed"]]
 
     def update(self, state, fixed, loss, gradients, rate):
-        """New state and report. Order: finite? - clip the whole - decay and AdamW - average."""
+        """New state and report, pure. Order: finite? - clip the whole - decay and AdamW - average.
+
+        This is the definition. TensorFlow and torch have fused operations in place that compute the same.
+        """
         norm = ops.sqrt(sum(ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients))
         applied = ops.logical_and(ops.isfinite(norm), ops.isfinite(loss))
         if self.clip_norm is not None:
