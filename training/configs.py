@@ -234,8 +234,8 @@ class Finetune(Run):
     "epochs between two evaluations; 0: only at the end"
     evaluation_batch_size: int = 100
     "images at once in an evaluation"
-    crop_fraction: float = 0.875
-    "share of the resized picture in the centre crop of the evaluation; no effect on pictures of the right size"
+    crop_fraction: float | None = 0.875
+    "share of the resized picture in the centre crop of the evaluation; none: squashed, as the reference from 384 on"
 
     def __post_init__(self):
         super().__post_init__()
@@ -247,7 +247,8 @@ class Finetune(Run):
         require(0 <= self.erasing <= 1, "erasing must be in [0, 1]", self.erasing, _percent_hint(self.erasing))
         require(0 < self.layer_decay <= 1, "layer_decay must be in (0, 1]", self.layer_decay)
         require(self.ema is None or 0 < self.ema < 1, "ema must be in (0, 1) or none", self.ema)
-        require(0 < self.crop_fraction <= 1, "crop_fraction must be in (0, 1]", self.crop_fraction)
+        fraction = self.crop_fraction
+        require(fraction is None or 0 < fraction <= 1, "crop_fraction must be in (0, 1] or none", fraction)
         require(self.evaluation_batch_size >= 1, "evaluation_batch_size must be at least 1", self.evaluation_batch_size)
         rule = f"layer_decay_type must be one of {', '.join(LADDERS)}"
         require(self.layer_decay_type in LADDERS, rule, self.layer_decay_type, nearest(self.layer_decay_type, LADDERS))

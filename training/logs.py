@@ -80,12 +80,13 @@ class Log:
         self._train.write(row)
         self._event(step, row)
         skipped = f"  skipped {row['skipped']}" if row["skipped"] else ""
-        pace = f"{speed:.0f} images/s" if step > self._first_step + 1 else f"first step {now - self._start[1]:.1f} s"
+        pace = f"{speed:.0f} images/s  {duration(left)} left"
+        if step == self._first_step + 1:  # compilation is in it, so it says nothing about those that follow
+            pace = f"first step took {now - self._start[1]:.1f} s"
+            self._start = (step, now)
         width = len(str(self.total_steps))
         text = f"step {step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {rate:.2e}  {pace}"
-        self._progress(f"{text}  {duration(left)} left{skipped}", last=step == self.total_steps)
-        if step == self._first_step + 1:
-            self._start = (step, now)  # the time left is reckoned without the compilation in the first step
+        self._progress(f"{text}{skipped}", last=step == self.total_steps)
         self._last = (step, now)
         return int(newest["streak"])
 
@@ -98,8 +99,10 @@ class Log:
         self._progress(f"evaluation after step {step}: {text}", last=True)
 
     def pause(self):
-        """Takes what was not training (evaluating, saving) out of the next line's images per second."""
-        self._last = (self._last[0], time.perf_counter())
+        """Takes what was not training (evaluating, saving) out of images per second and time left."""
+        now = time.perf_counter()
+        self._start = (self._start[0], self._start[1] + now - self._last[1])
+        self._last = (self._last[0], now)
 
     def close(self):
         for part in (self._train, self._evaluation, self._events):

@@ -1,6 +1,7 @@
 """The command line that the training programs share: six flags; every other knob is a field of the config."""
 
 import dataclasses
+import logging as python_logging
 import sys
 
 from absl import app, flags, logging
@@ -64,6 +65,7 @@ def _main(argv, kind, run, split):
             raise ValueError("--data must be shapes, folder:PATH or tfds:NAME. Received: none. Try --data shapes.")
         if line := allocator.keep_memory():
             logging.info(line)
+        python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it reports each kind of device it lacks
         run(config, values.workdir, values.data, values.resume)
     except Stopped as stopped:
         print(f"\n{stopped}. Go on with --resume.", file=sys.stderr)

@@ -62,7 +62,7 @@ IN22K_TO_1K = columns(
 )
 IN22K_TO_1K_COMMON = {
     **{"batch_size": 512, "base_lr": 2.5e-5, "min_lr": 1e-6, "weight_decay": 1e-8, "image_size": (384, 384)},
-    **{"label_smoothing": 0.1, "erasing": 0.25, "randaugment": RANDAUGMENT},
+    **{"label_smoothing": 0.1, "erasing": 0.25, "randaugment": RANDAUGMENT, "crop_fraction": None},
 }
 
 # 32x32 pictures on a CPU, Atto. A stem of 1 makes 16 patches of 8, a stem of 2 only 4 patches of 16, one of them

@@ -1,0 +1,187 @@
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+
+from training import finetune, pretrain, program
+from training.configs import Finetune, Pretrain
+
+DATA = "shapes:24"
+TINY = {
+    **{"size": "atto", "depths": (1, 2), "dims": (8, 12), "stem_patch_size": 2, "image_size": (16, 12)},
+    **{"batch_size": 8, "epochs": 2, "crop": "none", "base_lr": 0.03, "log_every": 2},
+    "jit": keras.backend.backend() != "tensorflow",  # compiled steps have their own tests; here it is only slow
+}
+PRETRAIN = Pretrain(**TINY, warmup_epochs=0.5, decoder_dim=8)
+FINETUNE = Finetune(**TINY, layer_decay=0.9, drop_path_rate=0.3, ema=0.9, head_init_scale=1.0)
+
+
+def quiet(text):
+    """Takes the lines of a run."""
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
+    lines = []
+    results = pretrain.run(PRETRAIN, str(folder), DATA, log=lines.append)
+    return folder, results, lines
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory, pretrained):
+    folder = tmp_path_factory.mktemp("finetuned") / "run"
+    config = dataclasses.replace(FINETUNE, init=str(pretrained[0]))
+    return folder, config, finetune.run(config, str(folder), DATA, log=quiet)
+
+
+def test_pretraining_leaves_a_model_weights_and_its_recipe(pretrained):
+    folder, results, lines = pretrained
+    names = {path.name for path in folder.iterdir()}
+    assert {"model.keras", "fcmae.weights.h5", "recipe.json", "results.json", "train.csv", "checkpoints"} <= names
+    assert "evaluation.csv" not in names
+    record = json.loads((folder / "recipe.json").read_text())
+    assert (record["recipe"]["mask_ratio"], record["data"], record["program"]) == (0.6, DATA, "pretrain")
+    assert results["steps"] == 6
+    assert np.isfinite(results["loss"])
+    assert any(str(folder / "model.keras") in line for line in lines)
+
+
+def test_pretrained_backbone_starts_the_classifier(pretrained):
+    saved = keras.models.load_model(pretrained[0] / "model.keras")
+    classifier, _ = finetune.build(dataclasses.replace(FINETUNE, init=str(pretrained[0])), 10)
+    theirs = {v.path: keras.ops.convert_to_numpy(v) for v in saved.trainable_variables}
+    ours = {v.path: keras.ops.convert_to_numpy(v) for v in classifier.trainable_variables}
+    assert set(ours) - set(theirs) == {"norm/gamma", "norm/beta", "head/kernel", "head/bias"}
+    for path, value in theirs.items():
+        np.testing.assert_array_equal(ours[path], value, err_msg=path)
+
+
+def test_finetuning_reports_and_saves_the_average(finetuned):
+    folder, _, results = finetuned
+    assert 0 <= results["top_1"] <= 100
+    assert 0 <= results["top_1_average"] <= 100
+    assert json.loads((folder / "results.json").read_text())["top_1"] == results["top_1"]
+    with np.load(folder / "checkpoints" / "step_00000006.npz") as state:
+        averages = [state[key] for key in sorted(state.files) if key.startswith("average/")]
+    saved = keras.models.load_model(folder / "model.keras")
+    for value, variable in zip(averages, saved.trainable_variables, strict=True):
+        np.testing.assert_array_equal(value, keras.ops.convert_to_numpy(variable))
+
+
+def test_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(finetuned, tmp_path):
+    folder, config, results = finetuned
+    resumed = tmp_path / "resumed"
+    shutil.copytree(folder, resumed)
+    (resumed / "checkpoints" / "step_00000006.npz").unlink()
+    again = finetune.run(config, str(resumed), DATA, resume=True, log=quiet)
+    assert (again["top_1"], again["top_1_average"]) == (results["top_1"], results["top_1_average"])
+    ours, theirs = (np.load(path / "checkpoints" / "step_00000006.npz") for path in (resumed, folder))
+    assert ours.files == theirs.files
+    for key in ours.files:
+        assert ours[key].tobytes() == theirs[key].tobytes(), key
+
+
+def test_a_used_workdir_is_refused_and_untouched(pretrained):
+    folder = pretrained[0]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(ValueError, match="must not hold a run already.*Use --resume to go on with it, or another"):
+        pretrain.run(PRETRAIN, str(folder), DATA, log=quiet)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "changes, data, message",
+    [
+        ({"base_lr": 0.5, "seed": 3}, DATA, r"other values for: base_lr 0.03 -> 0.5, seed 0 -> 3"),
+        ({}, "shapes:25", "run's own data, 'shapes:24'. Received: 'shapes:25'"),
+    ],
+)
+def test_resume_with_another_recipe_names_the_difference(pretrained, changes, data, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain.run(dataclasses.replace(PRETRAIN, **changes), str(pretrained[0]), data, resume=True, log=quiet)
+
+
+def test_resume_by_the_other_program_is_refused(pretrained):
+    with pytest.raises(ValueError, match="run's own program, 'pretrain'. Received: 'finetune'"):
+        finetune.run(FINETUNE, str(pretrained[0]), DATA, resume=True, log=quiet)
+
+
+def test_resume_without_a_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--resume needs a --workdir that holds a run.*Leave --resume out"):
+        pretrain.run(PRETRAIN, str(tmp_path / "none"), DATA, resume=True, log=quiet)
+    assert not (tmp_path / "none").exists()
+
+
+def test_classes_are_checked_before_training(tmp_path):
+    config = dataclasses.replace(FINETUNE, classes=7)
+    with pytest.raises(ValueError, match=r"classes must be 10, those of shapes \(train\). Received: 7"):
+        finetune.run(config, str(tmp_path / "run"), DATA, log=quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_per_class_limits_the_training_pictures_only():
+    train, test = finetune.open_labelled(dataclasses.replace(FINETUNE, labels_per_class=1), DATA)
+    assert (train.count, test.count) == (10, 24)
+
+
+@pytest.mark.parametrize("made, message", [(True, "has that run ended"), (False, "there is no such file")])
+def test_init_that_is_not_there(tmp_path, made, message):
+    init = tmp_path / "nothing"
+    if made:
+        init.mkdir()
+    with pytest.raises(FileNotFoundError, match=message):
+        finetune.weight_file(str(init))
+
+
+def test_smoothed_loss_equals_the_formula():
+    logits = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    labels = np.array([0, 2, 1, 1])
+    losses = finetune.smoothed_losses(0.3)(lambda images, training: images, {"images": logits, "labels": labels})
+    target = 0.7 * np.eye(3)[labels] + 0.1
+    log_probability = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    expected = -(target * log_probability).sum(axis=1)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(losses), expected, atol=1e-6)
+
+
+def test_there_are_six_flags():
+    values = program.define_flags(flags.FlagValues())
+    assert sorted(values) == ["data", "explain", "recipe", "resume", "set", "workdir"]
+
+
+def test_explain_prints_the_recipe_and_stops(tmp_path):
+    command = [sys.executable, "-m", "training.pretrain", "--recipe", "pretrain_shapes", "--data", DATA, "--explain"]
+    command += ["--set", "batch_size=12", "--set", "mask_ratio=0.5", "--workdir", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "mask_ratio = 0.5  # share of hidden patches" in done.stdout
+    assert "patches = 16, visible = 8" in done.stdout
+    assert "epoch steps = 2  # 24 images" in done.stdout
+    assert "peak_lr = 0.000375" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["--recipe", "fcmae_ato", "--data", DATA], "Received: 'fcmae_ato'. Closest: fcmae_atto"),
+        (["--recipe", "fcmae_atto", "--workdir", "x"], "--data must be shapes, folder:PATH or tfds:NAME"),
+        (["--recipe", "fcmae_atto", "shapes"], "Received: 'shapes'. Did you mean --data shapes?"),
+        (["--recipe", "fcmae_atto", "--data", DATA], "--workdir must name a folder"),
+    ],
+)
+def test_bad_command_lines_end_with_one_line(given, message, capsys, monkeypatch):
+    values = program.define_flags(flags.FlagValues())
+    monkeypatch.setattr(program.flags, "FLAGS", values)
+    rest = values(["program", *given])
+    assert program._main(rest, Pretrain, pretrain.run, "unlabelled") == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert message in error
+    assert "\n" not in error
