@@ -158,3 +158,10 @@ def test_keys_do_not_depend_on_automatic_names():
     first = small_step().variables()
     keras.layers.Dense(1)  # counts the automatic names up
     assert small_step().variables().keys() == first.keys()
+
+
+def test_each_part_of_a_batch_draws_its_own_numbers():
+    step = small_step(accumulation=3)
+    run(step, batches(2))
+    (seeds,) = step.groups["fixed"]
+    assert to_numpy(seeds)[1] == 6
