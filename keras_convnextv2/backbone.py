@@ -1,11 +1,9 @@
 """The network as a functional Keras model: any depths and dims, the eight published sizes, and its feature pyramid."""
 
-import math
-
 import keras
 
 from keras_convnextv2.layers import LayerNorm, Preprocessing, Stage, Stem
-from keras_convnextv2.layers.initial import initial_normal
+from keras_convnextv2.layers.initial import InitialNormal
 from keras_convnextv2.sizes import SIZES
 
 DEFAULT_SIDE = 224
@@ -84,8 +82,8 @@ def ConvNeXtV2(
         x = pool(dtype=exact, name="pool")(x)
         x = LayerNorm(dtype=exact, name="norm")(x)
     if include_top:
-        head = keras.layers.Dense(classes, kernel_initializer=initial_normal(head_init_scale), dtype=exact, name="head")
-        x = head(x)
+        initial = InitialNormal(0.02 * head_init_scale)
+        x = keras.layers.Dense(classes, kernel_initializer=initial, dtype=exact, name="head")(x)
         if classifier_activation is not None:
             x = keras.layers.Activation(classifier_activation, dtype=exact, name="predictions")(x)
     inputs = images if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
@@ -121,7 +119,7 @@ def pyramid(model, norm=False):
     for s, stage in enumerate(stages):
         x = stage.output
         maps[f"P{s + 2}"] = LayerNorm(dtype=stage.dtype_policy, name=f"norm_{s}")(x) if norm else x
-    return keras.Model(model.inputs, maps, name=f"{model.name}_pyramid")
+    return keras.Model(model.input, maps, name=f"{model.name}_pyramid")
 
 
 def total_stride(model):
@@ -144,7 +142,7 @@ def _check(depths, dims, include_top, pooling, classes, stem_patch_size):
 def _images(input_tensor, input_shape, include_top):
     if input_tensor is not None:
         if not keras.backend.is_keras_tensor(input_tensor):
-            raise ValueError(f"input_tensor must be a KerasTensor, such as keras.Input(...). Received: {input_tensor!r}.")
+            raise ValueError(f"input_tensor must be a KerasTensor, such as keras.Input's. Received: {input_tensor!r}.")
         return input_tensor
     if input_shape is None:
         input_shape = (DEFAULT_SIDE, DEFAULT_SIDE, 3) if include_top else (None, None, 3)

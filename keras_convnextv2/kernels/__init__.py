@@ -3,11 +3,11 @@
 Every operation has a plain form in `keras.ops` that defines it; the other forms give the same numbers faster somewhere.
 """
 
-from keras_convnextv2.kernels.depthwise import depthwise
+from keras_convnextv2.kernels.convolution import depthwise, patch_conv
 from keras_convnextv2.kernels.gather import keep_patches, put_patches_back
 from keras_convnextv2.kernels.norm import gelu_grn, grn, layer_norm
-from keras_convnextv2.kernels.patch_conv import patch_conv
 from keras_convnextv2.kernels.table import plain_operations
+from keras_convnextv2.kernels.values import tensor_of
 
 __all__ = [
     "depthwise",
@@ -18,4 +18,5 @@ __all__ = [
     "patch_conv",
     "plain_operations",
     "put_patches_back",
+    "tensor_of",
 ]

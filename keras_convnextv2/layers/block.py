@@ -1,10 +1,10 @@
 import keras
-from keras import ops
 
+from keras_convnextv2 import kernels
 from keras_convnextv2.layers.depthwise import DepthwiseConv2D
 from keras_convnextv2.layers.drop_path import DropPath
 from keras_convnextv2.layers.grn import GRN
-from keras_convnextv2.layers.initial import initial_normal
+from keras_convnextv2.layers.initial import InitialNormal
 from keras_convnextv2.layers.norm import LayerNorm
 
 EXPANSION = 4
@@ -37,7 +37,7 @@ class ConvNeXtV2Block(keras.layers.Layer):
         policy = self.dtype_policy
         self.depthwise = DepthwiseConv2D(7, dtype=policy, name="depthwise")
         self.norm = LayerNorm(dtype=policy, name="norm")
-        linear = {"kernel_initializer": initial_normal(), "dtype": policy}
+        linear = {"kernel_initializer": InitialNormal(), "dtype": policy}
         self.expand = keras.layers.Dense(EXPANSION * dim, name="expand", **linear)
         self.grn = GRN(activation="gelu", dtype=policy, name="grn")
         self.project = keras.layers.Dense(dim, name="project", **linear)
@@ -73,7 +73,7 @@ class ConvNeXtV2Block(keras.layers.Layer):
             with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
                 return self._branch(x, visible)
 
-        return keras.remat(branch)(x, *(ops.convert_to_tensor(v) for v in variables))
+        return keras.remat(branch)(x, *(kernels.tensor_of(v) for v in variables))
 
     def compute_output_shape(self, input_shape):
         return input_shape

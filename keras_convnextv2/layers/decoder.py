@@ -2,7 +2,7 @@ import keras
 from keras import ops
 
 from keras_convnextv2.layers.block import ConvNeXtV2Block
-from keras_convnextv2.layers.initial import initial_normal
+from keras_convnextv2.layers.initial import InitialNormal
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
@@ -25,7 +25,7 @@ class Decoder(keras.layers.Layer):
         self.depth = depth
         self.pixels = pixels
         self.autocast = False
-        linear = {"kernel_initializer": initial_normal(), "dtype": self.dtype_policy}
+        linear = {"kernel_initializer": InitialNormal(), "dtype": self.dtype_policy}
         self.proj = keras.layers.Dense(dim, name="proj", **linear)
         self.blocks = [ConvNeXtV2Block(dim, dtype=self.dtype_policy, name=f"block_{i}") for i in range(depth)]
         self.pred = keras.layers.Dense(pixels, name="pred", **linear)
@@ -33,7 +33,7 @@ class Decoder(keras.layers.Layer):
     def build(self, input_shape):
         self.proj.build(input_shape)
         self.mask_token = self.add_weight(
-            name="mask_token", shape=(self.dim,), initializer=initial_normal(), autocast=False
+            name="mask_token", shape=(self.dim,), initializer=InitialNormal(), autocast=False
         )
         for block in self.blocks:
             block.build((None, None, None, self.dim))

@@ -1,8 +1,7 @@
 import keras
-from keras import ops
 
 from keras_convnextv2 import kernels
-from keras_convnextv2.layers.initial import initial_normal
+from keras_convnextv2.layers.initial import InitialNormal
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
@@ -29,11 +28,11 @@ class DepthwiseConv2D(keras.layers.Layer):
     def build(self, input_shape):
         channels = input_shape[-1]
         shape = (self.kernel_size, self.kernel_size, channels, 1)
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=initial_normal())
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=InitialNormal())
         self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros")
 
     def call(self, inputs):
-        return kernels.depthwise(inputs, ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias))
+        return kernels.depthwise(inputs, kernels.tensor_of(self.kernel), kernels.tensor_of(self.bias))
 
     def compute_output_shape(self, input_shape):
         return input_shape

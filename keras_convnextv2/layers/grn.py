@@ -50,7 +50,7 @@ class GRN(keras.layers.Layer):
             positions = None if None in x.shape[1:3] else x.shape[1] * x.shape[2]
             x = ops.reshape(x, (-1, positions or shape[1] * shape[2], shape[3]))  # (B, N, C)
         kernel = kernels.grn if self.activation is None else kernels.gelu_grn
-        y = kernel(x, ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta), self.epsilon)
+        y = kernel(x, kernels.tensor_of(self.gamma), kernels.tensor_of(self.beta), self.epsilon)
         y = ops.reshape(y, (-1, *shape[1:]))
         if visible is not None:
             y = y * ops.cast(visible, y.dtype)  # beta must not light hidden positions

@@ -1,12 +1,33 @@
 """The reference's initialisation of convolutions and linear layers."""
 
+import random
+
 import keras
+import numpy as np
+from keras import ops
 
 
-def initial_normal(scale=1.0):
-    """A fresh initializer: Keras' draw the same values at every call of one instance.
+@keras.saving.register_keras_serializable(package="keras_convnextv2")
+class InitialNormal(keras.initializers.Initializer):
+    """A normal with mean 0, drawn by numpy: the same seed gives the same weights on every backend.
 
     The reference's truncated normal has standard deviation 0.02 and is cut at an absolute 2, a hundred deviations
-    away: a plain normal.
+    away: a plain normal. Drawing on the backend would compile one program for each shape on JAX.
+
+    Args:
+        stddev: its standard deviation.
+        seed: int; None takes one from Python's generator, which `keras.utils.set_random_seed` seeds.
     """
-    return keras.initializers.RandomNormal(stddev=0.02 * scale)
+
+    def __init__(self, stddev=0.02, seed=None):
+        self.stddev = stddev
+        self.seed = seed
+
+    def __call__(self, shape, dtype=None):
+        seed = random.getrandbits(32) if self.seed is None else self.seed
+        values = np.random.default_rng(seed).standard_normal(shape, dtype="float32")
+        values *= np.float32(self.stddev)
+        return ops.convert_to_tensor(values, dtype=dtype or keras.config.floatx())
+
+    def get_config(self):
+        return {"stddev": self.stddev, "seed": self.seed}

@@ -28,7 +28,7 @@ class LayerNorm(keras.layers.Layer):
         self.beta = self.add_weight(name="beta", shape=(input_shape[-1],), initializer="zeros", autocast=False)
 
     def call(self, inputs):
-        gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
+        gamma, beta = kernels.tensor_of(self.gamma), kernels.tensor_of(self.beta)
         return ops.cast(kernels.layer_norm(inputs, gamma, beta, self.epsilon), self.compute_dtype)
 
     def compute_output_shape(self, input_shape):

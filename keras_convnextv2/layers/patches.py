@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_convnextv2 import kernels
-from keras_convnextv2.layers.initial import initial_normal
+from keras_convnextv2.layers.initial import InitialNormal
 
 
 def cut_patches(x, side):
@@ -126,11 +126,11 @@ class PatchConv2D(keras.layers.Layer):
 
     def build(self, input_shape):
         shape = (self.patch_size, self.patch_size, input_shape[-1], self.width)
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=initial_normal())
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=InitialNormal())
         self.bias = self.add_weight(name="bias", shape=(self.width,), initializer="zeros")
 
     def call(self, inputs):
-        return kernels.patch_conv(inputs, ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias))
+        return kernels.patch_conv(inputs, kernels.tensor_of(self.kernel), kernels.tensor_of(self.bias))
 
     def compute_output_shape(self, input_shape):
         batch, height, width, _ = input_shape

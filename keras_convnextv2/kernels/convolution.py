@@ -1,4 +1,4 @@
-"""Depthwise convolution with zero padding that keeps the size ("same", stride 1, odd kernels)."""
+"""The two convolutions of the network: depthwise with zero padding that keeps the size, and patch by patch."""
 
 from keras import ops
 
@@ -9,16 +9,18 @@ UNROLLED_COLUMNS = 32
 
 
 def depthwise(x, kernel, bias):
-    """(B, H, W, C), (k, k, C, 1), (C,) -> (B, H, W, C)"""
+    """Stride 1, zero padding that keeps the size, odd kernels: (B, H, W, C), (k, k, C, 1), (C,) -> (B, H, W, C)."""
     static = None not in x.shape[1:3]
-    return choose({"plain": _plain, "loops": _loops, "torch": _torch}, static)(x, kernel, bias)
+    return choose({"plain": _depthwise_plain, "loops": _depthwise_loops, "torch": _depthwise_torch}, static)(
+        x, kernel, bias
+    )
 
 
-def _plain(x, kernel, bias):
+def _depthwise_plain(x, kernel, bias):
     return ops.depthwise_conv(x, kernel, padding="same") + bias
 
 
-def _torch(x, kernel, bias):
+def _depthwise_torch(x, kernel, bias):
     import torch.nn.functional as F
 
     # (B, C, H, W) views of (B, H, W, C) memory are torch's channels-last format: no copy, and its fastest route.
@@ -26,7 +28,7 @@ def _torch(x, kernel, bias):
     return y.permute(0, 2, 3, 1).contiguous()
 
 
-def _loops(x, kernel, bias):
+def _depthwise_loops(x, kernel, bias):
     @ops.custom_gradient
     def convolve(x, kernel, bias):
         def grad(*args, upstream=None):
@@ -86,3 +88,24 @@ def _kernel_gradient(x, dy, side):
 
     start = ops.zeros((batch, side, side, channels), "float32")
     return ops.sum(ops.fori_loop(0, bands * pieces, add_band, start), axis=0)
+
+
+def patch_conv(x, kernel, bias):
+    """Convolution whose stride is its kernel size, without padding: the remainder of a size is dropped.
+
+    (B, H, W, C), (k, k, C, D), (D,) -> (B, H // k, W // k, D)
+    """
+    return choose({"plain": _patch_conv_plain, "loops": _matrix_product})(x, kernel, bias)
+
+
+def _patch_conv_plain(x, kernel, bias):
+    return ops.conv(x, kernel, strides=kernel.shape[0], padding="valid") + bias
+
+
+def _matrix_product(x, kernel, bias):
+    # Cut into patches, then one product: XLA's strided convolution on a CPU is far slower.
+    k, _, channels, width = kernel.shape
+    height, breadth = (size // k for size in ops.shape(x)[1:3])
+    x = ops.reshape(x[:, : height * k, : breadth * k], (-1, height, k, breadth, k, channels))
+    x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, height, breadth, k * k * channels))
+    return ops.matmul(x, ops.reshape(kernel, (k * k * channels, width))) + bias

@@ -1,0 +1,234 @@
+"""Figures: what FCMAE reconstructs, what a classifier predicts, how a run went. They need matplotlib."""
+
+import textwrap
+
+import numpy as np
+from keras import ops
+
+CELL = 1.5  # inches of a picture's side
+DPI = 128
+LABEL = 0.9  # inches a row's name needs
+CHARACTER = 0.075  # inches a character of the caption takes on average
+NARROWEST = 6.0  # inches: below, a caption becomes a tower of short lines
+LARGE = 160  # pixels: smaller pictures are enlarged and must stay sharp, larger ones are averaged down
+GREY = 128  # of a hidden patch
+COLUMNS = 6
+LONGEST_NAME = 18  # characters of a class name that fit above its picture
+LEAK = (
+    "With norm_pix_loss the network predicts only the pattern of a hidden patch: the mean and deviation of each hidden "
+    "patch (its brightness and contrast, and so much of its colour) come from the original picture."
+)
+
+
+def reconstruction_grid(fcmae, images, path=None, visible=None, limit=8):
+    """A figure of three rows: the originals, what the network saw (hidden patches grey), its reconstructions.
+
+    Its caption says what is predicted and what is taken from the original.
+
+    Args:
+        fcmae: an `FCMAE`.
+        images: a batch, of which the first `limit` are shown.
+        path: where to write a PNG.
+        visible: the patches that stay, (B, K); drawn by the model if None.
+        limit: the most pictures shown.
+    Returns:
+        A `matplotlib.figure.Figure`.
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: images that are not a batch, a visible of another length, a limit below 1.
+    Shapes:
+        images (B, H, W, C). One channel is grey, two are averaged, of more than three the first three are shown.
+    Units:
+        images as the model takes them: 0..255 if its backbone includes preprocessing; else the span of the
+        originals is shown as black to white.
+    """
+    images = _batch(images, limit)
+    visible = fcmae.draw_visible(images) if visible is None else visible
+    visible = ops.convert_to_numpy(visible)[:limit].astype("int32")
+    if len(visible) != len(images):
+        raise ValueError(f"visible must have a row per image. Received: {len(visible)} rows, {len(images)} images")
+    reconstructed = fcmae.reconstruct(images, visible)
+    low, high = _span(fcmae, images)
+    hidden = _hidden_pixels(fcmae, visible, images.shape)
+    originals, pasted = (_displayed((x - low) / (high - low) * 255) for x in (images, reconstructed))
+    rows = (("original", originals), ("masked", np.where(hidden, np.uint8(GREY), originals)), ("reconstructed", pasted))
+
+    width = max(NARROWEST, CELL * len(images) + 0.4)
+    total, count = fcmae.visible_patches(images.shape[1:3])
+    caption = f"{total - count} of {total} patches are hidden and predicted from the others. "
+    caption += LEAK if fcmae.norm_pix_loss else "Hidden patches are the network's prediction alone."
+    lines = textwrap.wrap(caption, int(width / CHARACTER))
+    height = max(CELL * images.shape[1] / images.shape[2], LABEL)
+    figure = _figure(width, len(rows) * (height + 0.05) + 0.2 * len(lines), layout="compressed")
+    axes = figure.subplots(len(rows), len(images), squeeze=False)
+    for (name, pictures), line in zip(rows, axes, strict=True):
+        for picture, ax in zip(pictures, line, strict=True):
+            _picture(ax, picture)
+        line[0].set_ylabel(name, fontsize=9)
+    figure.supxlabel("\n".join(lines), fontsize=9)
+    return _saved(figure, path)
+
+
+def prediction_grid(images, labels, probabilities, classes, path=None, limit=12):
+    """A figure of pictures with their true and their predicted class.
+
+    A wrong prediction is told by a cross for the check mark and a thick dashed frame, besides the colour.
+
+    Args:
+        images: a batch, of which the first `limit` are shown.
+        labels: the true class of each, int.
+        probabilities: of each class, as a model with a softmax answers.
+        classes: their names, in the order of the model's outputs.
+        path: where to write a PNG.
+        limit: the most pictures shown.
+    Returns:
+        A `matplotlib.figure.Figure`.
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: arrays that do not fit each other, labels without a name, probabilities outside [0, 1].
+    Shapes:
+        images (B, H, W, C), labels (B,), probabilities (B, len(classes)).
+    Units:
+        images 0..255.
+    """
+    count = len(images)
+    images = _displayed(_batch(images, limit))
+    labels, probabilities = ops.convert_to_numpy(labels), ops.convert_to_numpy(probabilities)
+    _check_predictions(count, labels, probabilities, classes)
+    columns = min(len(images), COLUMNS)
+    rows = -(-len(images) // columns)
+    height = (CELL + 0.25) * images.shape[1] / images.shape[2]
+    width = max(3.5, columns * (CELL + 0.35))
+    lines = textwrap.wrap(
+        "above: the true class; below it: the predicted one and its probability", int(width / CHARACTER)
+    )
+    figure = _figure(width, rows * (height + 0.5) + 0.2 * len(lines), layout="compressed")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[len(images) :]:
+        ax.set_axis_off()
+    for ax, picture, label, row in zip(axes, images, labels, probabilities, strict=False):
+        guess = int(np.argmax(row))
+        right = guess == int(label)
+        _picture(ax, picture)
+        mark, colour = ("\u2713", "tab:blue") if right else ("\u2717", "tab:red")
+        ax.set_title(
+            f"{_short(classes[int(label)])}\n{mark} {_short(classes[guess])} {row[guess]:.0%}", fontsize=8, color=colour
+        )
+        for side in ax.spines.values():
+            side.set(visible=True, color=colour, linewidth=1 if right else 3, linestyle="-" if right else (0, (3, 1.5)))
+    figure.supxlabel("\n".join(lines), fontsize=9)
+    return _saved(figure, path)
+
+
+def curves(tables, path=None, x="step", y="loss", title=None):
+    """A figure of curves, such as the losses or accuracies of several runs.
+
+    Args:
+        tables: {label: [(x, y), ...]}, a curve each; values that are not finite leave a gap.
+        path: where to write a PNG.
+        x, y: names of the axes.
+        title: above the figure.
+    Returns:
+        A `matplotlib.figure.Figure`.
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: no table, or one that does not hold pairs.
+    """
+    if not tables:
+        raise ValueError(f"tables must hold at least one curve {{label: [(x, y), ...]}}. Received: {tables!r}")
+    figure = _figure(6.4, 4.0)
+    ax = figure.subplots()
+    styles = ("-", "--", "-.", ":")  # so that a print without colours can be read
+    for i, (label, rows) in enumerate(tables.items()):
+        points = np.asarray(rows, "float64")
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise ValueError(
+                f"the curve {label!r} must be pairs [(x, y), ...]. Received: an array of shape {points.shape}"
+            )
+        marker = "o" if len(points) <= 30 else None
+        ax.plot(*points.T, label=label, linestyle=styles[i % len(styles)], marker=marker, markersize=3)
+    ax.set(xlabel=x, ylabel=y, title=title)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    return _saved(figure, path)
+
+
+def _figure(width, height, layout="constrained"):
+    try:
+        from matplotlib.figure import Figure  # never pyplot: no global state, no window, no chosen backend
+    except ImportError as error:
+        raise ImportError('figures need matplotlib. Install it: pip install "keras_convnextv2[plots]"') from error
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    figure.get_layout_engine().set(h_pad=0.07, w_pad=0.06)
+    return figure
+
+
+def _saved(figure, path):
+    if path is not None:
+        figure.savefig(path, format="png")
+    return figure
+
+
+def _picture(ax, picture):
+    interpolation = "nearest" if min(picture.shape[:2]) < LARGE else "antialiased"
+    ax.imshow(picture, vmin=0, vmax=255, cmap="gray", interpolation=interpolation)
+    ax.set(xticks=[], yticks=[])
+    for side in ax.spines.values():
+        side.set_visible(False)
+
+
+def _batch(images, limit):
+    """float32 numpy of the first `limit` images"""
+    if not isinstance(limit, int) or limit < 1:
+        raise ValueError(f"limit must be a positive int. Received: {limit!r}")
+    images = ops.convert_to_numpy(images[:limit])
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"images must be a batch (B, H, W, C) of at least one. Received: shape {images.shape}")
+    return images.astype("float32")
+
+
+def _displayed(images):
+    """(B, H, W, C) 0..255 -> uint8 (B, H, W, 1 or 3)"""
+    if images.shape[-1] == 2:
+        images = images.mean(axis=-1, keepdims=True)  # two channels have no colour to show
+    return np.clip(np.rint(images[..., :3]), 0, 255).astype("uint8")
+
+
+def _span(fcmae, images):
+    """The values shown as black and as white."""
+    if any(layer.name == "preprocessing" for layer in fcmae.backbone.layers):
+        return 0.0, 255.0
+    low, high = float(images.min()), float(images.max())
+    return low, max(high, low + 1e-6)
+
+
+def _hidden_pixels(fcmae, visible, shape):
+    """(B, K) -> bool (B, H, W, 1)"""
+    height, width = fcmae.grid(np.empty(shape, "bool"))
+    hidden = np.ones((len(visible), height * width), "bool")
+    np.put_along_axis(hidden, visible, False, axis=1)
+    patches = hidden.reshape(-1, height, width, 1)
+    return patches.repeat(fcmae.patch_size, axis=1).repeat(fcmae.patch_size, axis=2)
+
+
+def _check_predictions(count, labels, probabilities, classes):
+    if labels.shape != (count,) or probabilities.shape != (count, len(classes)):
+        raise ValueError(
+            f"{count} images and {len(classes)} classes need labels ({count},) and probabilities "
+            f"({count}, {len(classes)}). Received: {labels.shape} and {probabilities.shape}"
+        )
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise ValueError(
+            f"labels must be in [0, {len(classes)}), the number of classes. "
+            f"Received: {int(labels.min())} to {int(labels.max())}"
+        )
+    low, high = float(probabilities.min()), float(probabilities.max())
+    if not (low >= 0 and high <= 1 + 1e-3):  # so that a NaN is refused too; half precision may exceed 1 a little
+        raise ValueError(
+            f"probabilities must be in [0, 1]. Received: {low:.3g} to {high:.3g}. Logits need a softmax first."
+        )
+
+
+def _short(name):
+    name = str(name)
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\u2026"

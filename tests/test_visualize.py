@@ -1,0 +1,180 @@
+"""Figures: what they show, in which size, and what they refuse."""
+
+import importlib.util
+import struct
+import sys
+
+import numpy as np
+import pytest
+
+import keras_convnextv2 as kc
+from keras_convnextv2 import visualize
+
+needs_matplotlib = pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed: figures need it"
+)
+SIZE = (32, 48)
+CLASSES = ("disc", "ring", "star")
+
+
+def small_fcmae(channels=3, include_preprocessing=True, **kwargs):
+    backbone = kc.ConvNeXtV2(
+        (1, 1),
+        (4, 8),
+        include_top=False,
+        include_preprocessing=include_preprocessing,
+        input_shape=(*SIZE, channels),
+    )
+    return kc.FCMAE(backbone, patch_size=16, decoder_dim=8, seed=0, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def fcmae():
+    return small_fcmae()
+
+
+def pictures(count=3, channels=3):
+    return np.random.default_rng(0).uniform(0, 255, (count, *SIZE, channels)).astype("float32")
+
+
+def png_size(path):
+    head = path.read_bytes()[:24]
+    assert head.startswith(b"\x89PNG")
+    return struct.unpack(">II", head[16:])
+
+
+def shown(figure, row, column, columns):
+    """The pixels given to matplotlib in a cell of the figure."""
+    return np.asarray(figure.axes[row * columns + column].images[0].get_array())
+
+
+@needs_matplotlib
+def test_reconstructions_show_originals_hidden_patches_in_grey_and_pasted_pictures(fcmae, tmp_path):
+    images, visible = pictures(), np.array([[0, 4], [1, 3], [2, 5]])
+    figure = visualize.reconstruction_grid(fcmae, images, tmp_path / "r.png", visible)
+    width, height = png_size(tmp_path / "r.png")
+    assert 600 < width < 1200 and 300 < height < 800
+    assert len(figure.axes) == 9
+    pasted = fcmae.reconstruct(images, visible)
+    for column, patches in enumerate(visible):
+        hidden = np.ones((2, 3), bool)
+        hidden.ravel()[patches] = False
+        hidden = hidden.repeat(16, axis=0).repeat(16, axis=1)
+        original, masked, reconstructed = (shown(figure, row, column, 3) for row in range(3))
+        assert np.array_equal(original, np.rint(images[column]))
+        assert np.all(masked[hidden] == visualize.GREY)
+        assert np.array_equal(masked[~hidden], original[~hidden])
+        assert np.array_equal(reconstructed, np.rint(pasted[column]))
+
+
+@needs_matplotlib
+def test_the_caption_says_what_comes_from_the_original(fcmae):
+    caption = visualize.reconstruction_grid(fcmae, pictures(1)).get_supxlabel().replace("\n", " ")
+    assert caption.startswith("4 of 6 patches are hidden")
+    assert "mean and deviation" in caption and "come from the original picture" in caption
+    plain = visualize.reconstruction_grid(small_fcmae(norm_pix_loss=False), pictures(1)).get_supxlabel()
+    assert "prediction" in plain and "original" not in plain
+
+
+@needs_matplotlib
+@pytest.mark.parametrize("channels, displayed", [(1, 1), (2, 1), (5, 3)])
+def test_pictures_of_any_channel_count_are_shown(channels, displayed):
+    images = pictures(2, channels)
+    figure = visualize.reconstruction_grid(small_fcmae(channels), images, limit=1)
+    assert len(figure.axes) == 3
+    expected = np.rint(images[0].mean(axis=-1, keepdims=True) if channels < 3 else images[0, ..., :3])
+    assert np.array_equal(shown(figure, 0, 0, 1), expected) and expected.shape[-1] == displayed
+
+
+@needs_matplotlib
+def test_normalised_pictures_are_stretched_to_black_and_white():
+    images = pictures(2) / 50 - 2
+    figure = visualize.reconstruction_grid(small_fcmae(include_preprocessing=False), images)
+    originals = [shown(figure, 0, column, 2) for column in range(2)]
+    assert (np.min(originals), np.max(originals)) == (0, 255)
+
+
+@needs_matplotlib
+def test_predictions_name_both_classes_and_mark_the_wrong_ones_without_colour(tmp_path):
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
+    figure = visualize.prediction_grid(pictures(2), [0, 1], probabilities, CLASSES, tmp_path / "p.png")
+    width, height = png_size(tmp_path / "p.png")
+    assert 300 < width < 800 and 150 < height < 500
+    right, wrong = figure.axes
+    assert right.get_title() == "disc\n\u2713 disc 70%"
+    assert wrong.get_title() == "ring\n\u2717 star 60%"
+    assert wrong.spines["top"].get_linewidth() > 2 * right.spines["top"].get_linewidth()
+
+
+@needs_matplotlib
+def test_no_more_than_the_limit_is_shown_and_long_names_are_cut():
+    probabilities = np.full((9, 2), 0.5)
+    figure = visualize.prediction_grid(pictures(9), [0] * 9, probabilities, ["a" * 60, "b"], limit=8)
+    drawn = [ax for ax in figure.axes if ax.images]
+    assert len(drawn) == 8
+    assert max(len(line) for line in drawn[0].get_title().splitlines()) < 30
+
+
+@needs_matplotlib
+def test_curves_hold_the_points_under_their_labels(tmp_path):
+    tables = {"from pre-training": [(0, 2.0), (10, 1.0)], "from scratch": [(0, 2.5), (10, float("nan")), (20, 2.0)]}
+    figure = visualize.curves(tables, tmp_path / "c.png", x="step", y="loss")
+    width, height = png_size(tmp_path / "c.png")
+    assert 600 < width < 1200 and 400 < height < 800
+    (ax,) = figure.axes
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "loss")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(tables)
+    for line, rows in zip(ax.lines, tables.values(), strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), rows)
+    assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle()
+
+
+@needs_matplotlib
+def test_pyplot_keeps_no_figure():
+    visualize.curves({"loss": [(0, 1.0)]})
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or pyplot.get_fignums() == []
+
+
+HALF = np.full((2, 3), 1 / 3)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda f: visualize.reconstruction_grid(f, pictures()[0]), r"images must be a batch .*\(32, 48, 3\)"),
+        (lambda f: visualize.reconstruction_grid(f, pictures()[:0]), r"at least one.*\(0, 32, 48, 3\)"),
+        (lambda f: visualize.reconstruction_grid(f, pictures(), limit=0), "limit must be a positive int.*: 0"),
+        (
+            lambda f: visualize.reconstruction_grid(f, pictures(), visible=np.array([[0, 1]])),
+            "visible must have a row per image.*: 1 rows, 3 images",
+        ),
+        (
+            lambda f: visualize.prediction_grid(pictures(2), [0], HALF, CLASSES),
+            r"need labels \(2,\) and probabilities \(2, 3\)\. Received: \(1,\) and \(2, 3\)",
+        ),
+        (
+            lambda f: visualize.prediction_grid(pictures(2), [0, 3], HALF, CLASSES),
+            r"labels must be in \[0, 3\).*: 0 to 3",
+        ),
+        (
+            lambda f: visualize.prediction_grid(pictures(2), [0, 1], HALF * 9, CLASSES),
+            r"probabilities must be in \[0, 1\].*: 3 to 3\. Logits need a softmax",
+        ),
+        (lambda f: visualize.curves({}), r"tables must hold at least one curve.*: \{\}"),
+        (lambda f: visualize.curves({"loss": [1.0, 2.0]}), r"the curve 'loss' must be pairs.*shape \(2,\)"),
+    ],
+)
+@needs_matplotlib
+def test_bad_input_is_told_in_one_line(fcmae, call, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        call(fcmae)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it fails, as when it is missing
+    with pytest.raises(ImportError, match=r'pip install "keras_convnextv2\[plots\]"'):
+        visualize.curves({"loss": [(0, 1.0)]})
