@@ -181,10 +181,9 @@ def _batch(images, limit):
     """float32 numpy of the first `limit` images"""
     if not isinstance(limit, int) or limit < 1:
         raise ValueError(f"limit must be a positive int. Received: {limit!r}")
-    images = ops.convert_to_numpy(images[:limit])
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"images must be a batch (B, H, W, C) of at least one. Received: shape {images.shape}")
-    return images.astype("float32")
+    if len(images.shape) != 4 or not len(images):
+        raise ValueError(f"images must be a batch (B, H, W, C) of at least one. Received: shape {tuple(images.shape)}")
+    return ops.convert_to_numpy(images[:limit]).astype("float32")
 
 
 def _displayed(images):

@@ -77,13 +77,13 @@ def test_the_caption_says_what_comes_from_the_original(fcmae):
 
 
 @needs_matplotlib
-@pytest.mark.parametrize("channels, displayed", [(1, 1), (2, 1), (5, 3)])
-def test_pictures_of_any_channel_count_are_shown(channels, displayed):
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_pictures_of_any_channel_count_are_shown(channels):
     images = pictures(2, channels)
     figure = visualize.reconstruction_grid(small_fcmae(channels), images, limit=1)
     assert len(figure.axes) == 3
-    expected = np.rint(images[0].mean(axis=-1, keepdims=True) if channels < 3 else images[0, ..., :3])
-    assert np.array_equal(shown(figure, 0, 0, 1), expected) and expected.shape[-1] == displayed
+    expected = images[0].mean(axis=-1) if channels < 3 else images[0, ..., :3]
+    assert np.array_equal(shown(figure, 0, 0, 1), np.rint(expected))
 
 
 @needs_matplotlib
