@@ -3,6 +3,7 @@
     python -m training.finetune --recipe finetune_cifar --data folder:PATH --workdir runs/fine --set init=runs/pretrain
 """
 
+import dataclasses
 import pathlib
 
 import keras
@@ -19,6 +20,9 @@ from training.steps import make_predict
 from training.workdir import MODEL, Workdir
 
 SPLIT = "train"
+# Fields that leave the compiled functions as they are, so that runs which differ in nothing else can share them.
+NOT_COMPILED = ("seed", "init", "keep_head", "labels_per_class", "head_init_scale", "steps", "epochs", "warmup_epochs")
+NOT_COMPILED += ("base_lr", "min_lr", "log_every", "evaluate_every", "keep_checkpoints", "max_bad_steps")
 
 
 def build(config, classes):
@@ -56,6 +60,12 @@ def smoothed_losses(smoothing):
     return sample_losses
 
 
+def compiled_key(config, classes):
+    """What decides the compiled functions of a run."""
+    values = dataclasses.asdict(config)
+    return (classes, *((name, value) for name, value in values.items() if name not in NOT_COMPILED))
+
+
 def open_labelled(config, data):
     """(training source, test source), whose classes fit each other and the config."""
     sources = [open_source(data, split, channels=config.channels) for split in (SPLIT, "test")]
@@ -69,14 +79,26 @@ def open_labelled(config, data):
     return sources
 
 
-def run(config, workdir, data, resume=False, log=print):
-    """Trains and returns results: folder, model, top_1, top_1_average, steps, loss, first_loss, seconds, losses."""
+def run(config, workdir, data, resume=False, log=print, compiled=None):
+    """Trains and returns results: folder, model, top_1, top_1_average, steps, loss, first_loss, seconds, losses.
+
+    `compiled`, a dict, lets several runs in one process share what they compile (seeds, budgets, with or without
+    pre-training); each still starts from its own weights.
+    """
     require_parts(config)
     folder = Workdir(workdir, "finetune", config, data, resume)
     source, test = open_labelled(config, data)
     keras.utils.set_random_seed(config.seed)
+    compiled = {} if compiled is None else compiled
+    key = compiled_key(config, len(source.classes))
     classifier, logits = build(config, len(source.classes))
-    predict = make_predict(logits, jit=config.jit)
+    if key in compiled:
+        fresh = logits
+        classifier, logits, predict, step = compiled[key]
+        for variable, start in zip(logits.variables, fresh.variables, strict=True):
+            variable.assign(ops.convert_to_numpy(start))
+    else:
+        predict, step = make_predict(logits, jit=config.jit), None
     look = {"batch_size": config.evaluation_batch_size, "image_size": config.image_size}
     look |= {"source": test, "crop_fraction": config.crop_fraction}
 
@@ -90,7 +112,8 @@ def run(config, workdir, data, resume=False, log=print):
     path = folder.open()
     kinds = {"ema": config.ema, "resume": resume, "say": log}
     losses = smoothed_losses(config.label_smoothing)
-    session = Session(config, folder, source, logits, rules, losses, evaluate=evaluate, **kinds)
+    session = Session(config, folder, source, logits, rules, losses, evaluate=evaluate, step=step, **kinds)
+    compiled[key] = (classifier, logits, predict, session.step)
     log(session.describe())
     results = session.run()
     if average := session.step.average:  # it is what gets saved, as in the published files

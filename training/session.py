@@ -26,6 +26,7 @@ class Session:
         rules: the table of weight rules for it.
         sample_losses: (model, batch) -> (B,).
         mask: (patch size, mask ratio), or None.
+        step: the step of an earlier run of this model, whose compiled functions are used again.
         resume: go on from the newest checkpoint.
         evaluate: Step -> numbers for the log; called each `evaluate_every` epochs and at the end.
     """
@@ -39,6 +40,7 @@ class Session:
     mask: tuple | None = None
     evaluate: object = None
     ema: float | None = None
+    step: object = None
     resume: bool = False
     say: object = print
 
@@ -46,12 +48,19 @@ class Session:
         config = self.config
         self.numbers = {}  # of the last evaluation
         self.plan = Plan.of(config, self.source.count)
+        if self.step is None:
+            self.step = self._new_step()
+        else:
+            self.step.restart()
+        folder, variables = self.workdir.path / "checkpoints", self.step.variables()
+        self.checkpoints = Checkpoints(folder, variables, meta=self.workdir.meta, count=config.keep_checkpoints)
+
+    def _new_step(self):
+        config = self.config
         adamw = {"weight_decay": config.weight_decay, "beta_1": config.beta_1, "beta_2": config.beta_2}
         optimizer = AdamW(config.peak_lr, **adamw, epsilon=config.epsilon, rules=self.rules)
         options = {"accumulation": config.accumulation, "clip_norm": config.clip_norm, "jit": config.jit}
-        self.step = make_step(self.model, optimizer, self.sample_losses, ema_decay=self.ema, **options)
-        folder, variables = self.workdir.path / "checkpoints", self.step.variables()
-        self.checkpoints = Checkpoints(folder, variables, meta=self.workdir.meta, count=config.keep_checkpoints)
+        return make_step(self.model, optimizer, self.sample_losses, ema_decay=self.ema, **options)
 
     def run(self):
         """Trains to the end of the plan. Returns steps, loss, first_loss, seconds and losses as [(step, loss)]."""

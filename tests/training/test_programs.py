@@ -88,6 +88,19 @@ def test_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(finetuned, tmp
         assert ours[key].tobytes() == theirs[key].tobytes(), key
 
 
+def test_a_run_with_shared_functions_equals_one_with_its_own(finetuned, tmp_path):
+    folder, config, _ = finetuned
+    compiled = {}
+    other = dataclasses.replace(config, seed=5, init=None, steps=2)
+    finetune.run(other, str(tmp_path / "other"), DATA, log=quiet, compiled=compiled)
+    finetune.run(config, str(tmp_path / "same"), DATA, log=quiet, compiled=compiled)
+    assert len(compiled) == 1
+    ours, theirs = (np.load(path / "checkpoints" / "step_00000006.npz") for path in (tmp_path / "same", folder))
+    for key in theirs.files:
+        if key != "meta":
+            assert ours[key].tobytes() == theirs[key].tobytes(), key
+
+
 def test_a_used_workdir_is_refused_and_untouched(pretrained):
     folder = pretrained[0]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
