@@ -30,6 +30,8 @@ def layer_multipliers(depths, layer_decay, ladder):
     """
     if ladder not in LADDERS:
         raise ValueError(f"layer_decay_type must be one of {LADDERS}. Received: {ladder!r}.")
+    if ladder == "group" and len(depths) != 4:
+        raise ValueError(f"layer_decay_type='group' needs four stages. Received: depths={depths!r}. Try 'single'.")
     before = [sum(depths[:stage]) for stage in range(len(depths))]
     top = sum(depths) + 1 if ladder == "single" else GROUPS + 1
 

@@ -139,6 +139,11 @@ def test_unknown_ladder_names_the_known_ones():
         finetune_rules([3, 3, 9, 3], 0.9, "pairs")
 
 
+def test_group_ladder_needs_four_stages():
+    with pytest.raises(ValueError, match=r"needs four stages. Received: depths=\[1, 2\]. Try 'single'"):
+        finetune_rules([1, 2], 0.9, "group")
+
+
 @pytest.mark.parametrize("decay_grn", [False, True])
 def test_pretraining_table_covers_encoder_and_decoder(decay_grn):
     paths = weight_paths([1, 1, 2, 1], head=False) + ["decoder/proj/kernel", "decoder/proj/bias", "decoder/mask_token"]
