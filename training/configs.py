@@ -81,8 +81,8 @@ class Run:
     "float32, mixed_bfloat16 or mixed_float16"
     remat: bool = False
     "recompute each block in the backward pass: less memory, more time"
-    jit: bool = True
-    "let XLA compile the step, where the backend has it"
+    jit: bool | None = None
+    "let XLA compile the step; none: where it pays, which is on JAX and, with TensorFlow, not on CPUs"
     seed: int = 0
     "decides everything random"
     log_every: int = 20

@@ -54,14 +54,15 @@ def run(config, workdir, log=print):
     log(f"1/4 FCMAE pre-training on unlabelled pictures ({keras.backend.backend()} backend)")
     recipe = dataclasses.replace(RECIPES["pretrain_shapes"], steps=config.pretrain_steps)
     pretrained = once(pretrain.run, recipe, folder / "pretrained", log)
-    done = {"pre-training": pretrained}
+    done, compiled = {"pre-training": pretrained}, {}
     for number, (arm, name) in enumerate(ARMS.items(), 2):
         log(f"{number}/4 a classifier from few labels, {arm}, {config.seeds} seeds")
         init = pretrained["folder"] if arm == "pre-trained" else None
         done[arm] = []
         for seed in range(config.seeds):
             recipe = dataclasses.replace(RECIPES[name], steps=config.finetune_steps, seed=seed, init=init)
-            done[arm].append(once(finetune.run, recipe, folder / f"{arm.replace(' ', '_')}_{seed}", quiet(log)))
+            place = folder / f"{arm.replace(' ', '_')}_{seed}"
+            done[arm].append(once(finetune.run, recipe, place, quiet(log), compiled=compiled))
             log(f"  seed {seed}: {done[arm][-1]['top_1']:.1f}% in {done[arm][-1]['seconds']:.0f} s")
     log("4/4 pictures and exports")
     made = show_and_export(done, folder, log)
@@ -80,7 +81,7 @@ NEXT = """next:
   python -m training.finetune --recipe finetune_shapes --explain     (every knob, with its help)"""
 
 
-def once(program, recipe, folder, log):
+def once(program, recipe, folder, log, **more):
     """The results of a run: those it left, or those it makes, going on from its last checkpoint."""
     begun, ended = (folder / RECIPE).exists(), folder / RESULTS
     if ended.exists():
@@ -90,7 +91,7 @@ def once(program, recipe, folder, log):
         require(same, rule, str(folder.parent), "Try another --workdir.")
         log(f"  {folder} is complete: taken as it is")
         return json.loads(ended.read_text())
-    return program(recipe, folder, DATA, resume=begun, log=log)
+    return program(recipe, folder, DATA, resume=begun, log=log, **more)
 
 
 def quiet(log):

@@ -71,7 +71,7 @@ IN22K_TO_1K_COMMON = {
 CIFAR = {"size": "atto", "image_size": (32, 32), "crop": "padded"}
 SMALL_RECIPES = {
     "pretrain_cifar": Pretrain(
-        **CIFAR, stem_patch_size=1, batch_size=64, epochs=6, warmup_epochs=0.3, base_lr=6e-3, decoder_dim=256
+        **CIFAR, stem_patch_size=1, batch_size=64, epochs=5, warmup_epochs=0.3, base_lr=6e-3, decoder_dim=256
     ),
     "finetune_cifar": Finetune(
         **{**CIFAR, "stem_patch_size": 1, "batch_size": 32, "epochs": 8, "warmup_epochs": 0.8},

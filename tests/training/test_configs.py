@@ -32,7 +32,7 @@ def test_settings_are_read_as_the_types_of_their_fields():
         ("mixupp=0", "must name a field of the Finetune config. Received: 'mixupp'. Closest: mixup, cutmix."),
         ("mixup", "--set needs key=value. Received: 'mixup'."),
         ("image_size=224", "image_size must be two whole numbers, such as 224,192. Received: '224'."),
-        ("jit=maybe", "jit must be true or false. Received: 'maybe'."),
+        ("jit=maybe", "jit must be true or false or none. Received: 'maybe'."),
         ("base_lr=fast", "base_lr must be a number. Received: 'fast'."),
         ("size=atom", "Received: 'atom'. Closest: atto"),
         ("accumulation=3", "accumulation must divide batch_size 1024. Received: 3."),

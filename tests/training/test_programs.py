@@ -16,7 +16,6 @@ DATA = "shapes:24"
 TINY = {
     **{"size": "atto", "depths": (1, 2), "dims": (8, 12), "stem_patch_size": 2, "image_size": (16, 12)},
     **{"batch_size": 8, "epochs": 2, "crop": "none", "base_lr": 0.03, "log_every": 2},
-    "jit": keras.backend.backend() != "tensorflow",  # compiled steps have their own tests; here it is only slow
 }
 PRETRAIN = Pretrain(**TINY, warmup_epochs=0.5, decoder_dim=8)
 FINETUNE = Finetune(**TINY, layer_decay=0.9, drop_path_rate=0.3, ema=0.9, head_init_scale=1.0)

@@ -14,7 +14,7 @@ def _backend():
     return importlib.import_module(f"training.steps.{name}")
 
 
-def make_step(model, optimizer, sample_losses, *, accumulation=1, clip_norm=None, ema_decay=None, jit=True):
+def make_step(model, optimizer, sample_losses, *, accumulation=1, clip_norm=None, ema_decay=None, jit=None):
     """A Step of the running backend (the protocol is written down in step.py).
 
     Args:
@@ -24,12 +24,13 @@ def make_step(model, optimizer, sample_losses, *, accumulation=1, clip_norm=None
         accumulation: a batch is worked off in this many equal parts, then the weights are updated once.
         clip_norm: the whole gradient is shortened to this norm; None: never.
         ema_decay: keep `a = decay * a + (1 - decay) * w` of all trained weights after each update; None: no average.
-        jit: let XLA compile, where the backend has it.
+        jit: let XLA compile, where the backend has it; None: where it pays.
     """
+    jit = _backend().jit_pays() if jit is None else jit
     options = {"accumulation": accumulation, "clip_norm": clip_norm, "ema_decay": ema_decay, "jit": jit}
     return _backend().Step(model, optimizer, sample_losses, **options)
 
 
-def make_predict(model, *, jit=True):
+def make_predict(model, *, jit=None):
     """`predict(images, weights=None) -> outputs`, compiled; `weights` (as `step.average`) stand in for the model's."""
-    return _backend().make_predict(model, jit)
+    return _backend().make_predict(model, _backend().jit_pays() if jit is None else jit)

@@ -7,6 +7,10 @@ from keras import ops
 from training.steps.step import BaseStep
 
 
+def jit_pays():
+    return True
+
+
 class Step(BaseStep):
     def __init__(self, *args, **options):
         super().__init__(*args, **options)

@@ -9,6 +9,11 @@ from keras import ops
 from training.steps.step import BaseStep
 
 
+def jit_pays():
+    """On a CPU TensorFlow's own kernels are as fast, and start in a fifth of the time."""
+    return bool(tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"))
+
+
 def _read(variables):
     return [tf.convert_to_tensor(v.value) for v in variables]
 
