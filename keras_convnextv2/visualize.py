@@ -148,6 +148,8 @@ def curves(tables, path=None, x="step", y="loss", title=None):
         marker = "o" if len(points) <= 30 else None
         ax.plot(*points.T, label=label, linestyle=styles[i % len(styles)], marker=marker, markersize=3)
     ax.set(xlabel=x, ylabel=y, title=title)
+    if all(float(point[0]).is_integer() for rows in tables.values() for point in rows):
+        ax.xaxis.get_major_locator().set_params(integer=True)  # there is no epoch 1.5
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
     return _saved(figure, path)

@@ -130,6 +130,13 @@ def test_curves_hold_the_points_under_their_labels(tmp_path):
 
 
 @needs_matplotlib
+@pytest.mark.parametrize("last", [4, 3.5])
+def test_whole_numbers_get_whole_ticks(last):
+    (ax,) = visualize.curves({"loss": [(1, 3.0), (2, 2.0), (last, 1.0)]}, x="epoch").axes
+    assert all(float(tick).is_integer() for tick in ax.get_xticks()) == (last == 4)
+
+
+@needs_matplotlib
 def test_pyplot_keeps_no_figure():
     visualize.curves({"loss": [(0, 1.0)]})
     pyplot = sys.modules.get("matplotlib.pyplot")
