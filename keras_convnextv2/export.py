@@ -1,5 +1,7 @@
 """SavedModel, from every backend: an inference graph of plain operations that TensorFlow alone can run."""
 
+import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -28,7 +30,7 @@ def export_saved_model(model, path, verbose=True):
     """
     if keras.backend.backend() == "tensorflow":
         _say(verbose, f"Writing a SavedModel to {path}.")
-        with kernels.plain_operations():
+        with kernels.plain_operations(), _quiet("tensorflow", "absl"):
             model.export(path, format="tf_saved_model", verbose=False)
     else:
         _require_tensorflow()
@@ -40,6 +42,20 @@ def export_saved_model(model, path, verbose=True):
 def _say(verbose, line):
     if verbose:
         print(line, flush=True)
+
+
+@contextlib.contextmanager
+def _quiet(*names):
+    """TensorFlow narrates every file that it writes."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _require_tensorflow():

@@ -118,7 +118,7 @@ class FCMAE(keras.Model):
         """Pictures with the hidden patches replaced by their prediction, as a float32 numpy array (B, H, W, C).
 
         With `norm_pix_loss` a prediction only gives a patch's pattern: its mean and deviation are taken from the
-        original, so the colour of a reconstructed patch is leaked, not predicted. Say so beside the picture.
+        original, so its brightness and contrast, and much of its colour, are leaked, not predicted. Say so beside it.
 
         Units:
             0..255 if the backbone includes preprocessing, else those of the images.

@@ -128,7 +128,8 @@ def run(config, workdir, data, resume=False, log=print, compiled=None):
         log,
         results,
         [
-            f"model = keras.models.load_model({results['model']!r}); model.predict(images)  # images 0..255",
+            f"import keras, keras_convnextv2; model = keras.models.load_model({results['model']!r})",
+            "model.predict(images)  # (N, H, W, C), 0..255",
             f"tensorboard --logdir {path / 'tensorboard'}",
         ],
     )

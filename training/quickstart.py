@@ -16,7 +16,7 @@ import time
 
 import keras
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
 import keras_convnextv2 as kc
 from keras_convnextv2 import visualize
@@ -164,7 +164,7 @@ def main(argv):
     try:
         config = with_settings(Quickstart(), flags.FLAGS.set)
         if line := allocator.keep_memory():
-            logging.info(line)
+            print(line)
         run(config, flags.FLAGS.workdir)
     except Stopped as stopped:
         print(f"\n{stopped}. The same command goes on.", file=sys.stderr)
