@@ -1,9 +1,12 @@
 """The network as a functional Keras model: any depths and dims, the eight published sizes, and its feature pyramid."""
 
+import inspect
+
 import keras
 
 from keras_convnextv2.layers import LayerNorm, Preprocessing, Stage, Stem
 from keras_convnextv2.layers.initial import InitialNormal
+from keras_convnextv2.layers.stage import check_size
 from keras_convnextv2.sizes import SIZES
 
 DEFAULT_SIDE = 224
@@ -66,7 +69,7 @@ def ConvNeXtV2(
     _check(depths, dims, include_top, pooling, classes, stem_patch_size)
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     total_stride = stem_patch_size * 2 ** (len(depths) - 1)
-    images = _images(input_tensor, input_shape, include_top)
+    images = _images(input_tensor, input_shape, include_top, total_stride)
     x = images
     if include_preprocessing:
         x = Preprocessing(mean, std, dtype=policy, name="preprocessing")(x)
@@ -88,6 +91,8 @@ def ConvNeXtV2(
             x = keras.layers.Activation(classifier_activation, dtype=exact, name="predictions")(x)
     inputs = images if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
     model = keras.Model(inputs, x, name=name)
+    model.dtype_policy = policy  # `compile` asks the model whether the loss must be scaled (mixed_float16)
+    model.autocast = False  # pictures stay whole until the preprocessing has subtracted their mean
     if weights is not None:
         from keras_convnextv2.weights import apply_weights  # weights stands above the backbone
 
@@ -112,25 +117,31 @@ def pyramid(model, norm=False):
         Px (B, H / s, W / s, dims) with s = 4, 8, 16, 32 for a stem patch of 4. The names keep counting from P2 for
         other stems.
     """
-    stages = [layer for layer in model.layers if isinstance(layer, Stage)]
-    if not stages:
-        raise ValueError(f"pyramid needs a model with stages, made by ConvNeXtV2. Received: {model.name!r}.")
     maps = {}
-    for s, stage in enumerate(stages):
+    for s, stage in enumerate(stages_of(model)):
         x = stage.output
         maps[f"P{s + 2}"] = LayerNorm(dtype=stage.dtype_policy, name=f"norm_{s}")(x) if norm else x
     return keras.Model(model.input, maps, name=f"{model.name}_pyramid")
 
 
+def stages_of(model):
+    """The `Stage` layers of a model made by `ConvNeXtV2`."""
+    stages = [layer for layer in model.layers if isinstance(layer, Stage)]
+    if not stages:
+        raise ValueError(f"a model with stages is needed, made by ConvNeXtV2. Received: {model.name!r}.")
+    return stages
+
+
 def total_stride(model):
     """Pixels of the picture between two positions of the last map."""
-    stages = [layer for layer in model.layers if isinstance(layer, Stage)]
-    return model.get_layer("stem").patch_size * 2 ** (len(stages) - 1)
+    return model.get_layer("stem").patch_size * 2 ** (len(stages_of(model)) - 1)
 
 
 def _check(depths, dims, include_top, pooling, classes, stem_patch_size):
     if len(depths) != len(dims) or not depths:
         raise ValueError(f"depths and dims must have the same length. Received: depths={depths}, dims={dims}.")
+    if min(*depths, *dims, 1) < 1:
+        raise ValueError(f"depths and dims must be positive. Received: depths={depths}, dims={dims}.")
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"pooling must be None, 'avg' or 'max'. Received: {pooling!r}.")
     if include_top and (not isinstance(classes, int) or classes < 1):
@@ -139,7 +150,7 @@ def _check(depths, dims, include_top, pooling, classes, stem_patch_size):
         raise ValueError(f"stem_patch_size must be a positive int such as 1, 2, 4. Received: {stem_patch_size!r}.")
 
 
-def _images(input_tensor, input_shape, include_top):
+def _images(input_tensor, input_shape, include_top, total_stride):
     if input_tensor is not None:
         if not keras.backend.is_keras_tensor(input_tensor):
             raise ValueError(f"input_tensor must be a KerasTensor, such as keras.Input's. Received: {input_tensor!r}.")
@@ -148,41 +159,23 @@ def _images(input_tensor, input_shape, include_top):
         input_shape = (DEFAULT_SIDE, DEFAULT_SIDE, 3) if include_top else (None, None, 3)
     if len(input_shape) != 3 or input_shape[2] is None:
         raise ValueError(f"input_shape must be (height, width, channels). Received: {tuple(input_shape)}.")
+    check_size(input_shape[:2], total_stride)
     return keras.Input(input_shape, name="images")
 
 
 def _constructor(size):
     depths, dims = SIZES[size]
-    public_name = f"ConvNeXtV2{size.capitalize()}"
+    parameters = list(inspect.signature(ConvNeXtV2).parameters.values())[2:]
+    default_name = f"convnextv2_{size}"
+    signature = inspect.Signature([p.replace(default=default_name) if p.name == "name" else p for p in parameters])
 
-    def construct(
-        include_top=True,
-        include_preprocessing=True,
-        weights=None,
-        input_tensor=None,
-        input_shape=None,
-        pooling=None,
-        classes=1000,
-        classifier_activation="softmax",
-        name=None,
-        **more,
-    ):
-        return ConvNeXtV2(
-            depths,
-            dims,
-            include_top,
-            include_preprocessing,
-            weights,
-            input_tensor,
-            input_shape,
-            pooling,
-            classes,
-            classifier_activation,
-            name or f"convnextv2_{size}",
-            **more,
-        )
+    def construct(*args, **kwargs):
+        given = signature.bind(*args, **kwargs)
+        given.arguments.setdefault("name", default_name)
+        return ConvNeXtV2(depths, dims, *given.args, **given.kwargs)
 
-    construct.__name__ = construct.__qualname__ = public_name
+    construct.__signature__ = signature
+    construct.__name__ = construct.__qualname__ = f"ConvNeXtV2{size.capitalize()}"
     construct.__doc__ = f"ConvNeXt V2 {size.capitalize()}: `ConvNeXtV2({depths}, {dims}, ...)`, with its arguments."
     return construct
 

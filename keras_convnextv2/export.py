@@ -82,6 +82,7 @@ def _export_through_tensorflow(model, path):
             "CUDA_VISIBLE_DEVICES": "-1",  # the GPU is busy with this process
             "PYTHONPATH": known,
         }
+        environment.pop(kernels.FORM_VARIABLE, None)  # a form of this backend means nothing there
         command = [sys.executable, "-c", program, file, os.fspath(path)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

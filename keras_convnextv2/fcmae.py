@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_convnextv2.backbone import total_stride
-from keras_convnextv2.layers import Decoder, MaskedMap, Preprocessing, Stage, Visible, cut_patches, join_patches
+from keras_convnextv2.backbone import stages_of, total_stride
+from keras_convnextv2.layers import Decoder, MaskedMap, Preprocessing, Visible, cut_patches, join_patches
 
 TARGET_EPSILON = 1e-6  # inside the root of a patch's deviation (reference models/fcmae.py:175)
 
@@ -53,7 +53,8 @@ class FCMAE(keras.Model):
         name="fcmae",
         **kwargs,
     ):
-        super().__init__(name=name, **kwargs)
+        last = stages_of(backbone)[-1]
+        super().__init__(name=name, dtype=last.dtype_policy, **kwargs)
         self.stride = total_stride(backbone)
         if not 0 < mask_ratio < 1:
             hint = f" Did you mean {mask_ratio / 100}?" if 1 < mask_ratio < 100 else ""
@@ -72,11 +73,12 @@ class FCMAE(keras.Model):
         self.seeds = keras.random.SeedGenerator(seed)
         self.autocast = False  # pictures stay whole until the stem, targets until the loss
         self.channels = backbone.input_shape[-1]
-        last = self._stages()[-1]
         pixels = self.stride * self.stride * self.channels
         self.decoder = Decoder(decoder_dim, decoder_depth, pixels, dtype=last.dtype_policy, name="decoder")
         self.decoder.build((None, None, last.dim))
         self.built = True
+        if None not in backbone.input_shape[1:3]:
+            self.visible_patches(backbone.input_shape[1:3])  # raises here, not at the first batch
 
     def call(self, inputs, training=None):
         images, visible = self._images_and_visible(inputs)
@@ -150,8 +152,7 @@ class FCMAE(keras.Model):
             kind = "visible" if count == 0 else "hidden"
             raise ValueError(
                 f"mask_ratio {self.mask_ratio} leaves no {kind} patch of {total} in an image {tuple(size)} with "
-                f"patch_size {self.patch_size}. Take a ratio between {1 / total:.3g} and {1 - 1 / total:.3g}, "
-                "a larger image or a smaller patch."
+                f"patch_size {self.patch_size}. Take another ratio, a larger image or a smaller patch."
             )
         return total, count
 
@@ -175,9 +176,6 @@ class FCMAE(keras.Model):
     @property
     def _position_features(self):
         return self._positions**2 * self.decoder_dim
-
-    def _stages(self):
-        return [layer for layer in self.backbone.layers if isinstance(layer, Stage)]
 
     def _preprocessing(self):
         return next((layer for layer in self.backbone.layers if isinstance(layer, Preprocessing)), None)
@@ -207,7 +205,7 @@ class FCMAE(keras.Model):
 
     def _encoded(self, images, shown, training):
         """The visible rows (B, N, C') after the last stage, or with a `MaskedMap` its map (B, h, w, C')."""
-        stem, stages = self.backbone.get_layer("stem"), self._stages()
+        stem, stages = self.backbone.get_layer("stem"), stages_of(self.backbone)
         x = ops.cast(self._normalised(images), stem.compute_dtype)
         if isinstance(shown, MaskedMap):
             x = stem(x)

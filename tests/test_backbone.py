@@ -1,5 +1,6 @@
 """The eight models and what a Keras user does with them."""
 
+import inspect
 import json
 import os
 import pathlib
@@ -176,6 +177,18 @@ def test_mixed_precision_computes_in_half_and_answers_in_float32(policy):
     np.testing.assert_allclose(to_numpy(y), to_numpy(exact(pictures())), rtol=0, atol=2e-2)
 
 
+def test_float16_training_scales_the_loss():
+    model = mini(dtype="mixed_float16")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    fcmae = kc.FCMAE(mini(include_top=False, dtype="mixed_float16"), decoder_dim=8)
+    fcmae.compile("adam")
+    assert isinstance(fcmae.optimizer, keras.optimizers.LossScaleOptimizer)
+    before = model.get_weights()
+    model.fit(pictures(2), np.arange(2), verbose=0)
+    assert any(not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
 def tf_dataset(x, y):
     import tensorflow as tf
 
@@ -260,6 +273,7 @@ def test_config_round_trip():
     "arguments, message",
     [
         ({"input_shape": (16, 40, 3)}, r"at least 32 x 32, the network's total stride. Received: \(16, 40\)"),
+        ({"depths": (1, 0, 1, 1)}, r"must be positive. Received: depths=\(1, 0, 1, 1\)"),
         ({"dims": (8, 16)}, r"same length. Received: depths=\(1, 1, 2, 1\), dims=\(8, 16\)"),
         ({"pooling": "mean"}, "pooling must be None, 'avg' or 'max'. Received: 'mean'"),
         ({"classes": 0}, "classes must be a positive int. Received: 0"),
@@ -271,6 +285,17 @@ def test_config_round_trip():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         mini(**arguments)
+
+
+def test_another_channel_count_is_named():
+    with pytest.raises(ValueError, match="value 3, but received input with shape"):
+        mini()(pictures(1, (64, 96, 1)))
+
+
+def test_constructors_show_their_arguments():
+    parameters = inspect.signature(kc.ConvNeXtV2Nano).parameters
+    assert list(parameters) == list(inspect.signature(kc.ConvNeXtV2).parameters)[2:]
+    assert parameters["name"].default == "convnextv2_nano" and kc.ConvNeXtV2Nano.__name__ == "ConvNeXtV2Nano"
 
 
 def test_a_small_picture_is_named_when_the_size_is_dynamic():

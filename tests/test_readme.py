@@ -21,4 +21,4 @@ def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch):
         if DOWNLOADED not in block and not exported_elsewhere:  # the export test covers the other backends
             exec(code, namespace)
     assert namespace["pictures"].shape == (2, 64, 96, 3)
-    assert set(namespace["maps"]) == {"P2", "P3", "P4", "P5"}
+    assert set(namespace["maps"].output) == {"P2", "P3", "P4", "P5"}

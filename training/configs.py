@@ -13,7 +13,7 @@ import typing
 from keras_convnextv2.sizes import SIZES
 
 CROPS = ("random_resized", "padded", "none")
-DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
+DTYPES = ("float32", "mixed_bfloat16")  # float16 would need its loss scaled, which the steps do not do
 LADDERS = ("single", "group")
 NO_RANDAUGMENT = "none"
 
@@ -78,7 +78,7 @@ class Run:
     "mirror half of the pictures"
 
     dtype: str = "float32"
-    "float32, mixed_bfloat16 or mixed_float16"
+    "float32 or mixed_bfloat16"
     remat: bool = False
     "recompute each block in the backward pass: less memory, more time"
     jit: bool | None = None

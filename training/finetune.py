@@ -1,6 +1,6 @@
 """Training of a classifier, from pre-trained weights or from scratch.
 
-    python -m training.finetune --recipe finetune_cifar --data folder:PATH --workdir runs/fine --set init=runs/pretrain
+python -m training.finetune --recipe finetune_cifar --data folder:PATH --workdir runs/fine --set init=runs/pretrain
 """
 
 import dataclasses
@@ -109,6 +109,7 @@ def run(config, workdir, data, resume=False, log=print, compiled=None):
         return numbers
 
     rules = finetune_rules(config.network[0], config.layer_decay, config.layer_decay_type)
+    config.epoch_steps(source.count)  # refuses too large a batch before the folder is taken
     path = folder.open()
     kinds = {"ema": config.ema, "resume": resume, "say": log}
     losses = smoothed_losses(config.label_smoothing)

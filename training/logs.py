@@ -11,7 +11,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-TRAIN = ("step", "lr", "loss", "grad_norm", "images_per_s", "seconds_left", "skipped")
+TRAIN = ("step", "lr", "loss", "grad_norm", "images_per_s", "seconds", "seconds_left", "skipped")
 EVALUATION = ("step", "top_1", "top_1_average")
 
 
@@ -32,7 +32,9 @@ class Table:
         kept = []
         if path.exists():
             with open(path, newline="") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= first_step]
+                whole = (row for row in csv.DictReader(file) if None not in row.values())  # a crash cuts the last one
+                kept = [row for row in whole if int(row["step"]) <= first_step]
+        self.kept = kept
         self._file = open(path, "w", newline="")  # noqa: SIM115 - open as long as the run
         self._writer = csv.DictWriter(self._file, columns, restval="")
         self._writer.writeheader()
@@ -62,7 +64,10 @@ class Log:
         self._folder = folder
         self._events = EventFileWriter(str(folder / "tensorboard"))
         self._overwrites = say is print and sys.stdout.isatty()
-        self.losses = []  # (step, mean loss since the last line)
+        kept = self._train.kept
+        self.losses = [(int(row["step"]), float(row["loss"])) for row in kept]  # mean loss since the last line
+        self._seconds_before = float(kept[-1]["seconds"]) if kept else 0.0
+        self._opened = time.perf_counter()
         self._start = self._last = (first_step, time.perf_counter())
         self._first_step = first_step
 
@@ -76,7 +81,12 @@ class Log:
         loss = sum(finite) / len(finite) if finite else losses[-1]
         self.losses.append((step, loss))
         row = {"step": step, "lr": float(rate), "loss": loss, "grad_norm": newest["grad_norm"]}
-        row |= {"images_per_s": speed, "seconds_left": left, "skipped": int(newest["skipped"])}
+        row |= {
+            "images_per_s": speed,
+            "seconds": self.seconds(),
+            "seconds_left": left,
+            "skipped": int(newest["skipped"]),
+        }
         self._train.write(row)
         self._event(step, row)
         skipped = f"  skipped {row['skipped']}" if row["skipped"] else ""
@@ -97,6 +107,10 @@ class Log:
         self._event(step, numbers)
         text = "  ".join(f"{key} {value:.2f}" for key, value in numbers.items())
         self._progress(f"evaluation after step {step}: {text}", last=True)
+
+    def seconds(self):
+        """Since the run began, without the time between its sessions."""
+        return self._seconds_before + time.perf_counter() - self._opened
 
     def pause(self):
         """Takes what was not training (evaluating, saving) out of images per second and time left."""

@@ -13,8 +13,8 @@ GROUPS = 12  # the group ladder has twelve groups whatever the depth, with three
 def learning_rate(step, *, peak, total_steps, warmup_steps=0, floor=0.0):
     """The rate of one step: a line from 0 to `peak`, then half a cosine down to `floor`.
 
-        step < warmup:  peak * step / warmup
-        else:           floor + (peak - floor) * (1 + cos(pi * (step - warmup) / (total - warmup))) / 2
+    step < warmup:  peak * step / warmup
+    else:           floor + (peak - floor) * (1 + cos(pi * (step - warmup) / (total - warmup))) / 2
     """
     if step < warmup_steps:
         return peak * step / warmup_steps

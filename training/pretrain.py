@@ -43,6 +43,7 @@ def run(config, workdir, data, resume=False, log=print):
     fcmae = build(config)
     mask = (config.mask_patch_size, config.mask_ratio)
     rules = pretrain_rules(config.decay_grn)
+    config.epoch_steps(source.count)  # refuses too large a batch before the folder is taken
     path = folder.open()
     session = Session(config, folder, source, fcmae, rules, sample_losses, mask=mask, resume=resume, say=log)
     log(session.describe())

@@ -45,6 +45,12 @@ def explain(name, config, images=None):
     return "\n".join(lines)
 
 
+def _images(config, data, split):
+    source = open_source(data, split, channels=config.channels)
+    few = getattr(config, "labels_per_class", 0)
+    return few * len(source.classes) if few else source.count
+
+
 def launch(kind, run, split):
     """Runs a program: `run(config, workdir, data, resume)` with the config of class `kind` that the flags describe."""
     define_flags()
@@ -58,7 +64,7 @@ def _main(argv, kind, run, split):
             raise ValueError(f"All arguments are flags. Received: {argv[1]!r}. Did you mean --data {argv[1]}?")
         config = with_settings(find_recipe(values.recipe, kind), values.set)
         if values.explain:
-            images = open_source(values.data, split, channels=config.channels).count if values.data else None
+            images = _images(config, values.data, split) if values.data else None
             print(explain(values.recipe, config, images))
             return 0
         if not values.data:
@@ -70,7 +76,7 @@ def _main(argv, kind, run, split):
     except Stopped as stopped:
         print(f"\n{stopped}. Go on with --resume.", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, OSError, NotFinite) as error:  # bad input: one line; -v 1 shows where it came from
+    except (ValueError, OSError, ImportError, NotFinite) as error:  # bad input: one line; -v 1 shows where it came from
         logging.debug("traceback:", exc_info=True)
         print(f"\nerror: {error}", file=sys.stderr)
         return 1

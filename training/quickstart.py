@@ -85,9 +85,10 @@ def once(program, recipe, folder, log, **more):
     """The results of a run: those it left, or those it makes, going on from its last checkpoint."""
     begun, ended = (folder / RECIPE).exists(), folder / RESULTS
     if ended.exists():
-        kept = json.loads((folder / RECIPE).read_text())["recipe"]
-        same = kept == json.loads(json.dumps(dataclasses.asdict(recipe)))
-        rule = "--workdir must be a new folder or one of the same settings"
+        kept = json.loads((folder / RECIPE).read_text())
+        same = kept["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe)))
+        same = same and kept["versions"]["backend"] == keras.backend.backend()
+        rule = "--workdir must be a new folder or one of the same settings and backend"
         require(same, rule, str(folder.parent), "Try another --workdir.")
         log(f"  {folder} is complete: taken as it is")
         return json.loads(ended.read_text())
@@ -148,6 +149,8 @@ def mean_and_spread(values):
 
 def remarks(done):
     """What the table says and what it does not."""
+    recipes = {arm: RECIPES[name] for arm, name in ARMS.items()}
+    rates = ", ".join(f"{arm} {r.peak_lr:g} with layer decay {r.layer_decay:g}" for arm, r in recipes.items())
     runs, classes = done["pre-trained"], len(done["pre-trained"][0]["classes"])
     gain = statistics.mean(r["top_1"] for r in runs) - statistics.mean(r["top_1"] for r in done["from scratch"])
     verdict = "more" if gain > 0 else "less: pre-training did not help here"
@@ -155,7 +158,8 @@ def remarks(done):
         f"With the same fine-tuning steps the pre-trained network reaches {abs(gain):.1f} points {verdict}\n"
         f"({runs[0]['test_images']:,} held-out pictures, chance {100 / classes:.0f}%, {len(runs)} seeds of one "
         f"pre-training).\nIts {done['pre-training']['seconds']:.0f} s of pre-training are counted in neither arm: from "
-        "scratch, as much time spent on\nmore steps helps too."
+        "scratch, as much time spent on\nmore steps helps too.\n"
+        f"Each arm has the rate that suits it: {rates}."
     )
 
 

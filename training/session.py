@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import time
 
 import keras
 import numpy as np
@@ -64,7 +63,7 @@ class Session:
 
     def run(self):
         """Trains to the end of the plan. Returns steps, loss, first_loss, seconds and losses as [(step, loss)]."""
-        plan, start = self.plan, time.perf_counter()
+        plan = self.plan
         meta = self.checkpoints.restore() if self.resume else None
         first = meta["step"] if meta else 0
         if self.resume:
@@ -79,7 +78,7 @@ class Session:
             log.close()
         if self.evaluate and not self.numbers:  # the run had ended before it was resumed
             self.numbers = self.evaluate(self.step)
-        seconds = time.perf_counter() - start
+        seconds = log.seconds()
         if getattr(self.source, "skipped", 0):
             self.say(f"left out {self.source.skipped} images that cannot be read (named above)")
         ends = {"first_loss": log.losses[0][1], "loss": log.losses[-1][1]} if log.losses else {}

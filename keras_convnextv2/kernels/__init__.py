@@ -6,10 +6,11 @@ Every operation has a plain form in `keras.ops` that defines it; the other forms
 from keras_convnextv2.kernels.convolution import depthwise, patch_conv
 from keras_convnextv2.kernels.gather import keep_patches, put_patches_back
 from keras_convnextv2.kernels.norm import gelu_grn, grn, layer_norm
-from keras_convnextv2.kernels.table import plain_operations
+from keras_convnextv2.kernels.table import FORM_VARIABLE, plain_operations
 from keras_convnextv2.kernels.values import tensor_of
 
 __all__ = [
+    "FORM_VARIABLE",
     "depthwise",
     "gelu_grn",
     "grn",

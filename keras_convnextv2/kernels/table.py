@@ -1,11 +1,9 @@
 """Which formulation runs where: one question, asked whenever an operation is traced or run.
 
-| form    | where                                              | why                                                          |
-|---------|----------------------------------------------------|--------------------------------------------------------------|
-| "loops" | XLA on a CPU (JAX; TensorFlow with `jit_compile`)  | XLA's CPU backend emits grouped convolutions badly, and fuses |
-|         |                                                    | wide sums into the reductions behind them; a loop stops it   |
-| "torch" | the torch backend                                  | channels-last convolutions, ATen's fused norms and GELU      |
-| "plain" | everything else, and every export                  | the definition; converters see ordinary operations           |
+- "loops": XLA on a CPU (JAX; TensorFlow with `jit_compile`). XLA's CPU backend emits grouped convolutions badly, and
+  fuses wide sums into the reductions behind them; a loop stops that.
+- "torch": the torch backend. Channels-last convolutions, ATen's fused norms and GELU.
+- "plain": everything else, and every export. The definition; converters see ordinary operations.
 """
 
 import contextlib
@@ -15,7 +13,7 @@ import os
 import keras
 
 FORMS = ("plain", "loops", "torch")
-VARIABLE = "KERAS_CONVNEXTV2_KERNELS"
+FORM_VARIABLE = "KERAS_CONVNEXTV2_KERNELS"
 
 _plain_operations = contextvars.ContextVar("plain_operations", default=False)
 
@@ -41,11 +39,11 @@ def choose(forms, static=True):
 
 
 def forced_form():
-    form = os.environ.get(VARIABLE)
+    form = os.environ.get(FORM_VARIABLE)
     if form and form not in FORMS:
-        raise ValueError(f"{VARIABLE} must be one of {', '.join(FORMS)}. Received: {form!r}.")
+        raise ValueError(f"{FORM_VARIABLE} must be one of {', '.join(FORMS)}. Received: {form!r}.")
     if form == "torch" and keras.backend.backend() != "torch":
-        raise ValueError(f"{VARIABLE}='torch' needs KERAS_BACKEND=torch. Received: {keras.backend.backend()!r}.")
+        raise ValueError(f"{FORM_VARIABLE}='torch' needs KERAS_BACKEND=torch. Received: {keras.backend.backend()!r}.")
     return form
 
 

@@ -21,7 +21,8 @@ class GRN(keras.layers.Layer):
     Raises:
         ValueError: an unknown number of channels, another activation.
     Shapes:
-        inputs (B, H, W, C), or (B, N, C) of gathered visible rows; visible (B, H, W, 1), 1 = visible; output like inputs.
+        inputs (B, H, W, C), or (B, N, C) of gathered visible rows; visible (B, H, W, 1), 1 = visible; output like
+        inputs.
     Source:
         ConvNeXt V2, section 4. Per image, as the reference's dense layer (models/utils.py:113-116). Its sparse layer
         pools over the whole batch (models/utils.py:28): parity with it holds at batch size 1.

@@ -31,12 +31,12 @@ class Visible:
     Only a layer with neighbours needs the map (`through`); everything else works on rows alone.
 
     Args:
-        indices: (B, K) int32, sorted, row-major.
+        indices: (B, K), row-major; sorted here, since the way back relies on it.
         grid: (h, w), patches of an image.
     """
 
     def __init__(self, indices, grid):
-        self.indices = ops.cast(indices, "int32")
+        self.indices = ops.sort(ops.cast(indices, "int32"), axis=1)
         self.grid = grid
         self.count = indices.shape[1]
         self.total = grid[0] * grid[1]
@@ -125,6 +125,7 @@ class PatchConv2D(keras.layers.Layer):
         self.patch_size = patch_size
 
     def build(self, input_shape):
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})
         shape = (self.patch_size, self.patch_size, input_shape[-1], self.width)
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer=InitialNormal())
         self.bias = self.add_weight(name="bias", shape=(self.width,), initializer="zeros")

@@ -21,6 +21,7 @@ class Preprocessing(keras.layers.Layer):
         self.autocast = False  # 8-bit values must reach the subtraction whole
 
     def build(self, input_shape):
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})  # grey would broadcast
         mean, std = channel_statistics(input_shape[-1], self.mean, self.std)
         self._offset = tuple(255 * m for m in mean)
         self._scale = tuple(255 * s for s in std)

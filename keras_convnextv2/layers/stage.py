@@ -5,6 +5,15 @@ from keras_convnextv2.layers.norm import LayerNorm
 from keras_convnextv2.layers.patches import PatchConv2D
 
 
+def check_size(size, smallest):
+    """Raises unless both sides of `size`, as far as they are known, are at least `smallest`."""
+    if any(side is not None and side < smallest for side in size):
+        raise ValueError(
+            f"images must be at least {smallest} x {smallest}, the network's total stride. Received: {tuple(size)}. "
+            "Enlarge them, or take a smaller stem_patch_size (1, 2)."
+        )
+
+
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
 class Stem(keras.layers.Layer):
     """Patches of the picture to `width` channels, then LayerNorm.
@@ -33,20 +42,12 @@ class Stem(keras.layers.Layer):
         self.norm.build((*input_shape[:-1], self.width))
 
     def call(self, inputs):
-        self._check_size(inputs.shape)
+        check_size(inputs.shape[1:3], self.total_stride or self.patch_size)
         return self.norm(self.conv(inputs))
 
     def compute_output_shape(self, input_shape):
-        self._check_size(input_shape)
+        check_size(input_shape[1:3], self.total_stride or self.patch_size)
         return self.conv.compute_output_shape(input_shape)
-
-    def _check_size(self, shape):
-        smallest = self.total_stride or self.patch_size
-        if any(size is not None and size < smallest for size in shape[1:3]):
-            raise ValueError(
-                f"images must be at least {smallest} x {smallest}, the network's total stride. "
-                f"Received: {tuple(shape[1:3])}. Enlarge them, or take a smaller stem_patch_size (1, 2)."
-            )
 
     def get_config(self):
         own = {"width": self.width, "patch_size": self.patch_size, "total_stride": self.total_stride}

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_convnextv2 import kernels
-from keras_convnextv2.kernels.table import VARIABLE
+from keras_convnextv2.kernels.table import FORM_VARIABLE
 
 BACKEND = keras.backend.backend()
 FAST = ["loops"] + (["torch"] if BACKEND == "torch" else [])
@@ -48,7 +48,7 @@ def value_and_gradients(fn, arrays):
 def assert_forms_agree(monkeypatch, form, fn, arrays, tolerance=1e-5):
     results = {}
     for name in ("plain", form):
-        monkeypatch.setenv(VARIABLE, name)
+        monkeypatch.setenv(FORM_VARIABLE, name)
         results[name] = value_and_gradients(fn, arrays)
     for i, (plain, fast) in enumerate(zip(results["plain"], results[form], strict=True)):
         assert np.isfinite(fast).all()
@@ -90,7 +90,7 @@ def test_patch_conv_drops_the_remainder(monkeypatch, form):
 @pytest.mark.parametrize("dtype, tolerance", [("bfloat16", 2e-2), ("float16", 1e-2)])
 @pytest.mark.parametrize("form", ["plain", *FAST])
 def test_half_precision_stays_close_to_float32(monkeypatch, form, dtype, tolerance):
-    monkeypatch.setenv(VARIABLE, form)
+    monkeypatch.setenv(FORM_VARIABLE, form)
     x, kernel, bias = normal(2, 6, 7, 4), normal(7, 7, 4, 1, seed=1), normal(4, seed=2)
     gamma, beta = normal(4, seed=3), normal(4, seed=4)
 
@@ -108,7 +108,7 @@ def test_half_precision_stays_close_to_float32(monkeypatch, form, dtype, toleran
 
 
 def test_an_unknown_form_is_refused(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "fast")
+    monkeypatch.setenv(FORM_VARIABLE, "fast")
     with pytest.raises(ValueError, match="must be one of plain, loops, torch. Received: 'fast'"):
         kernels.layer_norm(ops.zeros((1, 2)), ops.ones(2), ops.zeros(2), 1e-6)
 

@@ -43,7 +43,7 @@ def test_settings_are_read_as_the_types_of_their_fields():
         ("warmup_epochs=100", "warmup_epochs must be less than epochs 100. Received: 100.0."),
         ("crop_scale=0.5,0.2", "smallest <= largest <= 1. Received: (0.5, 0.2)."),
         ("layer_decay_type=groups", "one of single, group. Received: 'groups'. Closest: group."),
-        ("dtype=int8", "dtype must be one of float32, mixed_bfloat16, mixed_float16. Received: 'int8'."),
+        ("dtype=int8", "dtype must be one of float32, mixed_bfloat16. Received: 'int8'."),
     ],
 )
 def test_bad_settings_say_what_came_and_what_works(setting, message):
