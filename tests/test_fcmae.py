@@ -13,9 +13,9 @@ BACKEND = keras.backend.backend()
 to_numpy = ops.convert_to_numpy
 
 
-def small_fcmae(channels=3, stem=4, size=(64, 96), **kwargs):
+def small_fcmae(channels=3, stem=4, size=(32, 48), **kwargs):
     backbone = kc.ConvNeXtV2(
-        (1, 2, 1), (8, 12, 16), include_top=False, input_shape=(*size, channels), stem_patch_size=stem
+        (1, 1), (8, 12), include_top=False, input_shape=(*size, channels), stem_patch_size=stem
     )
     model = kc.FCMAE(backbone, **{"decoder_dim": 12, "seed": 3, **kwargs})
     rng = np.random.default_rng(1)
@@ -24,7 +24,7 @@ def small_fcmae(channels=3, stem=4, size=(64, 96), **kwargs):
     return model
 
 
-def pictures(count=3, size=(64, 96), channels=3):
+def pictures(count=3, size=(32, 48), channels=3):
     return np.random.default_rng(0).uniform(0, 255, (count, *size, channels)).astype("float32")
 
 
@@ -34,7 +34,7 @@ def assert_close(a, b, tolerance, name=""):
 
 CASES = {
     "wide": {},
-    "two positions a patch side": {"patch_size": 32},
+    "two positions a patch side": {"patch_size": 16},
     "stem 2, one channel": {"stem": 2, "channels": 1},
     "four channels, ratio 0.3, plain pixels": {"channels": 4, "mask_ratio": 0.3, "norm_pix_loss": False},
     "deep decoder, ratio 0.9": {"decoder_depth": 2, "mask_ratio": 0.9},
@@ -90,7 +90,7 @@ def test_hidden_pixels_change_nothing_but_the_target():
 
 def test_masks_are_sorted_distinct_repeatable_and_even():
     draws = [small_fcmae(seed=7) for _ in range(2)]
-    images = ops.zeros((600, 64, 96, 3))
+    images = ops.zeros((600, 32, 48, 3))
     masks = [to_numpy(model.draw_visible(images)) for model in draws]
     np.testing.assert_array_equal(masks[0], masks[1])
     assert (np.diff(masks[0], axis=1) > 0).all()
@@ -152,12 +152,12 @@ def test_reconstruct_pastes_visible_patches_and_returns_pictures():
 
 
 def test_a_perfect_prediction_reconstructs_the_picture_and_costs_nothing(monkeypatch):
-    model = small_fcmae(patch_size=32)
+    model = small_fcmae(patch_size=16)
     images = ops.convert_to_tensor(pictures())
     visible = model.draw_visible(images)
     from keras_convnextv2.layers import cut_patches
 
-    target = model._target(cut_patches(model._normalised(images), 32))[0]
+    target = model._target(cut_patches(model._normalised(images), 16))[0]
     assert float(model.reconstruction_loss(images, target, visible)) == 0
     monkeypatch.setattr(type(model), "__call__", lambda self, inputs, training=None: target)
     np.testing.assert_allclose(model.reconstruct(images, visible), to_numpy(images), rtol=0, atol=1e-2)
@@ -170,14 +170,14 @@ def test_the_backbone_shares_its_weights_and_is_saved_by_itself(tmp_path):
     model.fit(pictures(2), verbose=0)
     assert any(not np.array_equal(a, b) for a, b in zip(before, model.backbone.get_weights(), strict=True))
     model.backbone.save(tmp_path / "backbone.keras")
-    classifier = kc.ConvNeXtV2((1, 2, 1), (8, 12, 16), classes=4, input_shape=(64, 96, 3), weights=model)
+    classifier = kc.ConvNeXtV2((1, 1), (8, 12), classes=4, input_shape=(32, 48, 3), weights=model)
     loaded = keras.saving.load_model(tmp_path / "backbone.keras")
-    encoder = keras.Model(classifier.input, classifier.get_layer("stage_2").output)
+    encoder = keras.Model(classifier.input, classifier.get_layer("stage_1").output)
     np.testing.assert_array_equal(to_numpy(loaded(pictures())), to_numpy(encoder(pictures())))
 
 
 def test_keras_file_round_trip(tmp_path):
-    model = small_fcmae(patch_size=32, mask_ratio=0.5, norm_pix_loss=False)
+    model = small_fcmae(patch_size=16, mask_ratio=0.5, norm_pix_loss=False)
     model.save(tmp_path / "fcmae.keras")
     loaded = keras.saving.load_model(tmp_path / "fcmae.keras")
     own = {k: v for k, v in model.get_config().items() if k != "backbone"}
@@ -191,7 +191,7 @@ def test_keras_file_round_trip(tmp_path):
     [
         ({"mask_ratio": 60}, r"mask_ratio must be in \(0, 1\). Received: 60. Did you mean 0.6?"),
         ({"mask_ratio": 0.0}, r"mask_ratio must be in \(0, 1\). Received: 0.0"),
-        ({"patch_size": 24}, "patch_size must be a multiple of the backbone's total stride 16. Received: 24"),
+        ({"patch_size": 12}, "patch_size must be a multiple of the backbone's total stride 8. Received: 12"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
@@ -202,10 +202,10 @@ def test_bad_arguments_are_named(arguments, message):
 @pytest.mark.parametrize(
     "size, ratio, message",
     [
-        ((60, 96), 0.6, r"\(60, 96\) is not divisible by the patch size 16. Nearest sizes: \(48, 96\), \(64, 96\)"),
-        ((24, 32), 0.6, r"\(24, 32\) is not divisible by the patch size 16. Nearest sizes: \(16, 32\), \(32, 32\)"),
-        ((32, 16), 0.6, "leaves no visible patch of 2"),
-        ((16, 16), 0.4, "leaves no"),
+        ((60, 96), 0.6, r"\(60, 96\) is not divisible by the patch size 8. Nearest sizes: \(56, 96\), \(64, 96\)"),
+        ((20, 32), 0.6, r"\(20, 32\) is not divisible by the patch size 8. Nearest sizes: \(16, 32\), \(24, 32\)"),
+        ((16, 8), 0.6, "leaves no visible patch of 2"),
+        ((8, 8), 0.4, "leaves no"),
     ],
 )
 def test_images_that_cannot_be_masked_are_named(size, ratio, message):
