@@ -100,6 +100,24 @@ def test_a_run_with_shared_functions_equals_one_with_its_own(finetuned, tmp_path
             assert ours[key].tobytes() == theirs[key].tobytes(), key
 
 
+def test_resuming_an_ended_run_keeps_its_losses(pretrained, tmp_path):
+    folder = tmp_path / "ended"
+    shutil.copytree(pretrained[0], folder)
+    before = json.loads((folder / "results.json").read_text())
+    again = pretrain.run(PRETRAIN, str(folder), DATA, resume=True, log=quiet)
+    assert again["steps"] == before["steps"] and len(again["losses"]) == len(before["losses"])
+    assert [again[key] for key in ("first_loss", "loss")] == pytest.approx(
+        [before[key] for key in ("first_loss", "loss")], rel=1e-5
+    )
+    assert again["seconds"] > 0
+
+
+def test_a_batch_larger_than_the_set_leaves_the_folder_free(tmp_path):
+    with pytest.raises(ValueError, match="batch_size must be at most the number of images, 24. Received: 1000"):
+        pretrain.run(dataclasses.replace(PRETRAIN, batch_size=1000), str(tmp_path / "run"), DATA, log=quiet)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_used_workdir_is_refused_and_untouched(pretrained):
     folder = pretrained[0]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
