@@ -16,7 +16,7 @@ import time
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 import keras_convnextv2 as kc
 from keras_convnextv2 import visualize
@@ -165,6 +165,7 @@ def remarks(done):
 
 def main(argv):
     del argv
+    logging.set_verbosity(logging.WARNING)  # TensorFlow narrates every file that it exports
     try:
         config = with_settings(Quickstart(), flags.FLAGS.set)
         if line := allocator.keep_memory():
