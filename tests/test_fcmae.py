@@ -14,9 +14,7 @@ to_numpy = ops.convert_to_numpy
 
 
 def small_fcmae(channels=3, stem=4, size=(32, 48), **kwargs):
-    backbone = kc.ConvNeXtV2(
-        (1, 1), (8, 12), include_top=False, input_shape=(*size, channels), stem_patch_size=stem
-    )
+    backbone = kc.ConvNeXtV2((1, 1), (8, 12), include_top=False, input_shape=(*size, channels), stem_patch_size=stem)
     model = kc.FCMAE(backbone, **{"decoder_dim": 12, "seed": 3, **kwargs})
     rng = np.random.default_rng(1)
     for v in model.trainable_variables:
