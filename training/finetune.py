@@ -25,14 +25,18 @@ NOT_COMPILED = ("seed", "init", "keep_head", "labels_per_class", "head_init_scal
 NOT_COMPILED += ("base_lr", "min_lr", "log_every", "evaluate_every", "keep_checkpoints", "max_bad_steps")
 
 
-def build(config, classes):
-    """(classifier, the same up to its logits), with the weights of `config.init`."""
+def build(config, classes, say=None):
+    """(classifier, the same up to its logits), with the weights of `config.init`; says what was taken from them."""
     shape = {"input_shape": (*config.image_size, config.channels), "stem_patch_size": config.stem_patch_size}
     kinds = {"remat": config.remat, "dtype": config.dtype, "seed": config.seed}
     head = {"classes": classes, "head_init_scale": config.head_init_scale}
     classifier = kc.ConvNeXtV2(*config.network, drop_path_rate=config.drop_path_rate, **head, **shape, **kinds)
     if config.init is not None:
-        kc.load_weights(classifier, weight_file(config.init), skip_head=not config.keep_head)
+        report = kc.load_weights(classifier, weight_file(config.init), skip_head=not config.keep_head)
+        lost = config.keep_head and any(path.startswith("head/") for path in report.untouched)
+        require(not lost, "keep_head needs weights with a head", config.init, "Leave keep_head out for a new head.")
+        if say is not None:
+            say(repr(report))
     return classifier, keras.Model(classifier.input, classifier.get_layer("head").output, name="logits")
 
 
@@ -91,7 +95,7 @@ def run(config, workdir, data, resume=False, log=print, compiled=None):
     keras.utils.set_random_seed(config.seed)
     compiled = {} if compiled is None else compiled
     key = compiled_key(config, len(source.classes))
-    classifier, logits = build(config, len(source.classes))
+    classifier, logits = build(config, len(source.classes), log)
     if key in compiled:
         fresh = logits
         classifier, logits, predict, step = compiled[key]

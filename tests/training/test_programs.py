@@ -161,6 +161,12 @@ def test_labels_per_class_limits_the_training_pictures_only():
     assert (train.count, test.count) == (10, 24)
 
 
+def test_a_head_to_keep_must_be_there(pretrained):
+    config = dataclasses.replace(FINETUNE, init=str(pretrained[0]), keep_head=True)
+    with pytest.raises(ValueError, match="keep_head needs weights with a head. Received: "):
+        finetune.build(config, 10)
+
+
 @pytest.mark.parametrize("made, message", [(True, "has that run ended"), (False, "there is no such file")])
 def test_init_that_is_not_there(tmp_path, made, message):
     init = tmp_path / "nothing"
