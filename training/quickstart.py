@@ -8,6 +8,7 @@ again, it goes on where it was.
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import statistics
@@ -62,7 +63,7 @@ def run(config, workdir, log=print):
         for seed in range(config.seeds):
             recipe = dataclasses.replace(RECIPES[name], steps=config.finetune_steps, seed=seed, init=init)
             place = folder / f"{arm.replace(' ', '_')}_{seed}"
-            done[arm].append(once(finetune.run, recipe, place, quiet(log), compiled=compiled))
+            done[arm].append(once(finetune.run, recipe, place, brief(log), compiled=compiled))
             log(f"  seed {seed}: {done[arm][-1]['top_1']:.1f}% in {done[arm][-1]['seconds']:.0f} s")
     log("4/4 pictures and exports")
     made = show_and_export(done, folder, log)
@@ -95,9 +96,16 @@ def once(program, recipe, folder, log, **more):
     return program(recipe, folder, DATA, resume=begun, log=log, **more)
 
 
-def quiet(log):
-    """Lets through what names a file that cannot be read or a run that goes on; the rest is summed up in one line."""
-    return lambda text: log(f"  {text}") if text.startswith(("left out", "resuming")) else None
+def brief(log, every=8):
+    """Passes on one line of progress in `every`, a run that goes on, and files that cannot be read."""
+    lines = itertools.count(1)
+
+    def say(text):
+        progress = text.startswith("step ") and next(lines) % every == 0
+        if progress or text.startswith(("left out", "resuming")):
+            log(f"  {text}")
+
+    return say
 
 
 def show_and_export(done, folder, log):
@@ -156,7 +164,7 @@ def remarks(done):
     verdict = "more" if gain > 0 else "less: pre-training did not help here"
     return (
         f"With the same fine-tuning steps the pre-trained network reaches {abs(gain):.1f} points {verdict}\n"
-        f"({runs[0]['test_images']:,} held-out pictures, chance {100 / classes:.0f}%, {len(runs)} seeds of one "
+        f"({runs[0]['test_images']:,} held-out pictures, chance {100 / classes:.0f}%, {len(runs)} fine-tunings of one "
         f"pre-training).\nIts {done['pre-training']['seconds']:.0f} s of pre-training are counted in neither arm: from "
         "scratch, as much time spent on\nmore steps helps too.\n"
         f"Each arm has the rate that suits it: {rates}."
