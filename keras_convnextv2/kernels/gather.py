@@ -11,28 +11,23 @@ def keep_patches(patches, visible, position):
 
     visible (B, K): the indices of the visible patches; position (B, L): where a patch stands among them, K if hidden.
     """
-
-    @ops.custom_gradient
-    def keep(patches):
-        def grad(*args, upstream=None):
-            return _put_back(args[0] if upstream is None else upstream, position)
-
-        return _take(patches, visible), grad
-
-    return keep(patches)
+    return _with_gradient(lambda x: _take(x, visible), lambda dy: _put_back(dy, position), patches)
 
 
 def put_patches_back(patches, visible, position):
     """The visible patches (B, K, F) -> all (B, L, F), zeros where hidden."""
+    return _with_gradient(lambda x: _put_back(x, position), lambda dy: _take(dy, visible), patches)
 
+
+def _with_gradient(forward, backward, patches):
     @ops.custom_gradient
-    def put(patches):
-        def grad(*args, upstream=None):
-            return _take(args[0] if upstream is None else upstream, visible)
+    def gather(patches):
+        def grad(*args, upstream=None):  # backends hand over the slope by position or by name
+            return backward(args[0] if upstream is None else upstream)
 
-        return _put_back(patches, position), grad
+        return forward(patches), grad
 
-    return put(patches)
+    return gather(patches)
 
 
 def _take(patches, indices):
