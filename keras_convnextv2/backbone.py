@@ -42,8 +42,9 @@ def ConvNeXtV2(
         include_top: end with pooling, norm and classifier.
         include_preprocessing: take images 0..255 of any number type and normalise them inside; else the images are
             already normalised. It holds no weights.
-        weights: None, the path of a weight file (see `keras_convnextv2.load_weights`), or a model of the same size
-            (a backbone or an FCMAE) whose encoder is taken over.
+        weights: None; "imagenet" or another preset of this size (see `keras_convnextv2.list_presets`), which is
+            downloaded; "hf:owner/name"; the path of a weight file (see `keras_convnextv2.load_weights`); or a model
+            of the same size (a backbone or an FCMAE) whose encoder is taken over.
         input_tensor: a `keras.KerasTensor` to build on.
         input_shape: (H, W, C), by default (224, 224, 3) with the top and (None, None, 3) without. Any size of at
             least the total stride, any channel count; the remainder of a size that is no multiple is dropped.

@@ -7,8 +7,9 @@ import zipfile
 import keras
 import numpy as np
 
+from keras_convnextv2.weights.hub import weights_file
 from keras_convnextv2.weights.matching import measure, pair_up, recognise, some
-from keras_convnextv2.weights.readers import Arrays, existing_file, finite_or_raise, open_arrays
+from keras_convnextv2.weights.readers import Arrays, finite_or_raise, open_arrays
 from keras_convnextv2.weights.rows import OWN, TRANSFORMS
 
 
@@ -50,12 +51,14 @@ def load_weights(model, path, skip_head=False):
 
     Args:
         model: a model of `ConvNeXtV2`, with or without top, or an `FCMAE`.
-        path: the file. A .safetensors file needs the package safetensors, a torch file needs torch, on any backend.
+        path: the file; or what is downloaded, the name of a preset (see `list_presets`; its size may be left out, and
+            "imagenet" is `fcmae_ft_in1k`), "hf:owner/name" or "hf:owner/name/file". A .safetensors file needs the
+            package safetensors, a torch file needs torch, on any backend.
         skip_head: leave the model's classifier as it is, whatever the file has.
     Returns:
         A `LoadReport`.
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file, or no preset of that name, or no network to fetch it.
         ImportError: the package that reads this kind of file is missing.
         ValueError: the file is damaged, of an unknown layout, does not fit the model, or holds values that are not
             finite. The model is then as it was.
@@ -63,24 +66,27 @@ def load_weights(model, path, skip_head=False):
         >>> model = keras_convnextv2.ConvNeXtV2Atto()
         >>> print(keras_convnextv2.load_weights(model, "convnextv2_atto_1k_224_ema.pt"))
     """
-    path = existing_file(path)
-    where = repr(str(path))
+    given, size = str(path), measure(OWN, _shapes(model))
+    path = weights_file(path, size.name or str(size), None if skip_head else size.classes)
+    source = str(path) if os.path.isfile(os.path.expanduser(given)) else f"{given} ({path})"
+    where = repr(source)
     if path.suffix == ".keras":
-        return _from_model(model, _saved_model(path), where=where, source=str(path), skip_head=skip_head)
+        return _from_model(model, _saved_model(path), where=where, source=source, skip_head=skip_head)
     with open_arrays(path) as arrays:
         table = recognise(arrays.shapes, where)
-        return _fill(model, table, arrays, where=where, source=str(path), skip_head=skip_head)
+        return _fill(model, table, arrays, where=where, source=source, skip_head=skip_head)
 
 
 def apply_weights(model, weights):
-    """The `weights` argument of the constructors: a path as for `load_weights`, or a model whose encoder is taken over.
+    """The `weights` argument of the constructors: what `load_weights` takes, or a model whose encoder is taken over.
 
     From a model the final norm comes along where it has one, and the head where it has as many classes; otherwise
     they stay at their initialisation.
 
     Args:
         model: the model to fill.
-        weights: the path of a file, or a model of the same size: backbone, classifier or FCMAE.
+        weights: the path of a file, the name of a preset, "hf:owner/name", or a model of the same size: backbone,
+            classifier or FCMAE.
     Returns:
         A `LoadReport`.
     """
@@ -89,7 +95,7 @@ def apply_weights(model, weights):
         skip_head = classes[0] != classes[1]
         return _from_model(model, weights, where=f"model {weights.name!r}", source=weights.name, skip_head=skip_head)
     if not isinstance(weights, str | os.PathLike):
-        raise TypeError(f"weights must be None, the path of a file, or a keras.Model. Received: {weights!r}")
+        raise TypeError(f"weights must be None, a path, the name of a preset, or a keras.Model. Received: {weights!r}")
     return load_weights(model, weights)
 
 

@@ -22,9 +22,13 @@ class Size:
     classes: int | None
     decoder_depth: int
 
+    @property
+    def name(self):
+        """Of the published sizes, or None for a size of the user's own."""
+        return next((name for name, size in SIZES.items() if size == (self.depths, self.dims)), None)
+
     def __str__(self):
-        name = next((name for name, size in SIZES.items() if size == (self.depths, self.dims)), "no published size")
-        return f"depths {self.depths} and dims {self.dims} ({name})"
+        return f"depths {self.depths} and dims {self.dims} ({self.name or 'no published size'})"
 
 
 @dataclasses.dataclass(frozen=True)

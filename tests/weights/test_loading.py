@@ -148,12 +148,12 @@ def test_constructor_takes_an_fcmae_or_a_path(tmp_path, source, fcmae):
 
 
 def test_constructor_says_what_it_looked_for():
-    with pytest.raises(FileNotFoundError, match="no weights file at 'imagenet'.*safetensors"):
-        network(weights="imagenet")
+    with pytest.raises(FileNotFoundError, match="no weights file at 'fcmae_in1k', and no preset.*fcmae_ft_in1k"):
+        network(weights="fcmae_in1k")
 
 
 def test_weights_of_another_type():
-    with pytest.raises(TypeError, match="None, the path of a file, or a keras.Model. Received: 3"):
+    with pytest.raises(TypeError, match="None, a path, the name of a preset, or a keras.Model. Received: 3"):
         network(weights=3)
 
 
