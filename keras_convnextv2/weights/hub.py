@@ -11,7 +11,8 @@ from keras_convnextv2.weights.readers import KINDS, existing_file
 
 HUB = "hf:"
 FILES = ("model.safetensors", "pytorch_model.bin")  # what a repository is searched for, in this order
-_ADDRESS = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<file>[\w./-]+))?")
+_PART = r"\w[\w.-]*"  # "..", for one, is none
+_ADDRESS = re.compile(rf"(?P<repository>{_PART}/{_PART})(?:/(?P<file>{_PART}(?:/{_PART})*))?")
 _ENDINGS = tuple(KINDS.split(", "))
 
 _licences_said = set()  # in this process
@@ -88,9 +89,9 @@ def _download(who, repository, files):
     _say_licence(repository)
     failures = []
     for file in files:
-        cached = try_to_load_from_cache(repository, file)
         no_network = any(isinstance(failure, errors.LocalEntryNotFoundError) for failure in failures)
         try:
+            cached = try_to_load_from_cache(repository, file)
             # without a network the next file can only be in the cache: not another half minute of tries
             path = pathlib.Path(hf_hub_download(repository, file, local_files_only=no_network))
         except errors.EntryNotFoundError as error:
