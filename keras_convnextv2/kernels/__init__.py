@@ -6,6 +6,7 @@ Every operation has a plain form in `keras.ops` that defines it; the other forms
 from keras_convnextv2.kernels.convolution import depthwise, patch_conv
 from keras_convnextv2.kernels.gather import keep_patches, put_patches_back
 from keras_convnextv2.kernels.norm import gelu_grn, grn, layer_norm
+from keras_convnextv2.kernels.pointwise import pointwise
 from keras_convnextv2.kernels.table import FORM_VARIABLE, plain_operations
 from keras_convnextv2.kernels.values import tensor_of
 
@@ -18,6 +19,7 @@ __all__ = [
     "layer_norm",
     "patch_conv",
     "plain_operations",
+    "pointwise",
     "put_patches_back",
     "tensor_of",
 ]

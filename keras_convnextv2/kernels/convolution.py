@@ -3,15 +3,16 @@
 from keras import ops
 
 from keras_convnextv2.kernels.table import choose
+from keras_convnextv2.kernels.wall import behind_wall
 
 # The kernel gradient unrolls this many columns of a map into one fused expression; twice as many compiles far slower.
-UNROLLED_COLUMNS = 32
+UNROLLED_COLUMNS = 16
 
 
 def depthwise(x, kernel, bias):
     """Stride 1, zero padding that keeps the size, odd kernels: (B, H, W, C), (k, k, C, 1), (C,) -> (B, H, W, C)."""
     static = None not in x.shape[1:3]
-    return choose({"plain": _depthwise_plain, "loops": _depthwise_loops, "torch": _depthwise_torch}, static)(
+    return choose({"plain": _depthwise_plain, "xla": _depthwise_xla, "torch": _depthwise_torch}, static)(
         x, kernel, bias
     )
 
@@ -28,38 +29,31 @@ def _depthwise_torch(x, kernel, bias):
     return y.permute(0, 2, 3, 1).contiguous()
 
 
-def _depthwise_loops(x, kernel, bias):
+def _depthwise_xla(x, kernel, bias):
     @ops.custom_gradient
     def convolve(x, kernel, bias):
         def grad(*args, upstream=None):
             dy = args[0] if upstream is None else upstream
-            dx = _shifted_sum(dy, ops.flip(kernel, (0, 1)), ops.zeros_like(bias))
+            dx = behind_wall(_shifted_sum, dy, dy, ops.flip(kernel, (0, 1)), ops.zeros_like(bias))
             dkernel = _kernel_gradient(x, dy, kernel.shape[0])
             dbias = ops.sum(ops.cast(dy, "float32"), axis=(0, 1, 2))
             return dx, ops.cast(dkernel[..., None], kernel.dtype), ops.cast(dbias, bias.dtype)
 
-        return _shifted_sum(x, kernel, bias), grad
+        return behind_wall(_shifted_sum, x, x, kernel, bias), grad
 
     return convolve(x, kernel, bias)
 
 
 def _shifted_sum(x, kernel, bias):
-    """The convolution as a sum of k*k shifted pictures, one image at a time.
-
-    The loop over images is also a wall: without it XLA fuses the sum into each reduction of the norm that follows.
-    """
+    """The convolution as a sum of k*k shifted maps, which XLA makes one vectorised expression."""
     side, (height, width) = kernel.shape[0], x.shape[1:3]
-    kernel, bias = ops.cast(kernel[..., 0], "float32"), ops.cast(bias, "float32")
-
-    def one_image(image):  # (H, W, C)
-        padded = ops.pad(ops.cast(image, "float32"), ((side // 2,) * 2, (side // 2,) * 2, (0, 0)))
-        total = bias
-        for i in range(side):
-            for j in range(side):
-                total = total + padded[i : i + height, j : j + width] * kernel[i, j]
-        return ops.cast(total, x.dtype)
-
-    return ops.map(one_image, x)
+    kernel, total = ops.cast(kernel[..., 0], "float32"), ops.cast(bias, "float32")
+    margin = (side // 2, side // 2)
+    padded = ops.pad(ops.cast(x, "float32"), ((0, 0), margin, margin, (0, 0)))
+    for i in range(side):
+        for j in range(side):
+            total = total + padded[:, i : i + height, j : j + width] * kernel[i, j]
+    return ops.cast(total, x.dtype)
 
 
 def _kernel_gradient(x, dy, side):
@@ -78,12 +72,12 @@ def _kernel_gradient(x, dy, side):
 
     def add_band(step, total):  # total (B, k, k, C)
         top, left = (step // pieces) * rows, (step % pieces) * columns
-        window = ops.slice(x, (0, top, left, 0), (batch, rows + side - 1, columns + side - 1, channels))
-        slope = ops.slice(dy, (0, top, left, 0), (batch, rows, columns, channels))
         for row in range(rows):
             for column in range(columns):
-                here = slope[:, row, column][:, None, None, :]
-                total = total + window[:, row : row + side, column : column + side] * here
+                # A slice of its own for each position: one slice of the whole band would be copied first.
+                place = (0, top + row, left + column, 0)
+                window = ops.slice(x, place, (batch, side, side, channels))
+                total = total + window * ops.slice(dy, place, (batch, 1, 1, channels))
         return total
 
     start = ops.zeros((batch, side, side, channels), "float32")
@@ -95,7 +89,7 @@ def patch_conv(x, kernel, bias):
 
     (B, H, W, C), (k, k, C, D), (D,) -> (B, H // k, W // k, D)
     """
-    return choose({"plain": _patch_conv_plain, "loops": _matrix_product})(x, kernel, bias)
+    return choose({"plain": _patch_conv_plain, "xla": _matrix_product})(x, kernel, bias)
 
 
 def _patch_conv_plain(x, kernel, bias):

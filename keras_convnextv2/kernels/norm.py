@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_convnextv2.kernels.table import choose
+from keras_convnextv2.kernels.wall import behind_wall
 
 ENERGY_FLOOR = 1e-24  # sqrt has no slope at 0: one silent channel would turn every gradient into NaN
 SQRT_HALF = 0.7071067811865476
@@ -28,7 +29,7 @@ def grn(x, gamma, beta, epsilon):
 
 def gelu_grn(x, gamma, beta, epsilon):
     """(B, N, C) -> (B, N, C): the exact GELU, then GRN."""
-    forms = {"plain": _gelu_grn, "loops": _gelu_grn_loops, "torch": _gelu_grn_torch}
+    forms = {"plain": _gelu_grn, "xla": _gelu_grn_xla, "torch": _gelu_grn_torch}
     return choose(forms)(x, gamma, beta, epsilon)
 
 
@@ -70,20 +71,15 @@ def _gelu_grn(x, gamma, beta, epsilon):
     return ops.cast(grn(_gelu(_at_least_float32(x)), gamma, beta, epsilon), x.dtype)
 
 
-def _gelu_grn_loops(x, gamma, beta, epsilon):
-    """One pass per image forward, two backward; keeps x, GELU(x) and the norms."""
+def _gelu_grn_xla(x, gamma, beta, epsilon):
+    """One pass over the large tensors forward for GELU and one for GRN, two backward; keeps x, GELU(x), the norms."""
 
     @ops.custom_gradient
     def fused(x, gamma, beta):
-        def activate(image):  # (N, C)
-            a = _gelu(_at_least_float32(image))
-            return ops.cast(a, x.dtype), ops.sum(ops.square(a), axis=0)
-
-        activated, energy = ops.map(activate, x)
+        activated, energy = behind_wall(_activate, (x, _per_channel(x)), x)
         norm = ops.sqrt(energy)[:, None]  # (B, 1, C); its slope at 0 is set below, no floor is needed
         mean = ops.mean(norm, axis=-1, keepdims=True) + epsilon
-        response = norm / mean
-        scale = gamma * response + 1
+        scale = gamma * (norm / mean) + 1
 
         def grad(*args, upstream=None):
             dy = args[0] if upstream is None else upstream
@@ -94,28 +90,36 @@ def _gelu_grn_loops(x, gamma, beta, epsilon):
     return fused(x, gamma, beta)
 
 
+def _per_channel(x):
+    """Shape and type of a sum over the positions."""
+    return _at_least_float32(x[:, 0])
+
+
+def _activate(x):
+    activated = _gelu(_at_least_float32(x))
+    return ops.cast(activated, x.dtype), ops.sum(ops.square(activated), axis=1)
+
+
 def _gelu_grn_gradient(dy, x, activated, norm, mean, gamma):
     response = norm / mean
-
-    def project(pair):
-        slope, a = _at_least_float32(pair[0]), _at_least_float32(pair[1])
-        return ops.sum(slope * a, axis=0), ops.sum(slope, axis=0)
-
-    along, total = ops.map(project, (dy, activated))
+    along, total = behind_wall(_project, (_per_channel(dy), _per_channel(dy)), dy, activated)
     along = along[:, None]  # (B, 1, C): sum over the positions of dy * a
     dresponse = along * gamma
     dnorm = dresponse / mean - ops.mean(dresponse * norm, axis=-1, keepdims=True) / ops.square(mean)
     # d norm / d a = a / norm; a silent channel (norm 0) gets slope 0.
     pull = ops.where(norm > 0, dnorm / ops.maximum(norm, 1e-30), 0.0)
-    scale = gamma * response + 1
-
-    def through_gelu(image):
-        slope, a, h, image_scale, image_pull = image
-        slope, a, h = _at_least_float32(slope), _at_least_float32(a), _at_least_float32(h)
-        return ops.cast((slope * image_scale + a * image_pull) * _gelu_slope(h), x.dtype)
-
-    dx = ops.map(through_gelu, (dy, activated, x, scale, pull))
+    dx = behind_wall(_through_gelu, x, dy, activated, x, gamma * response + 1, pull)
     return dx, ops.sum(along * response, axis=(0, 1)), ops.sum(total, axis=0)
+
+
+def _project(dy, activated):
+    dy = _at_least_float32(dy)
+    return ops.sum(dy * _at_least_float32(activated), axis=1), ops.sum(dy, axis=1)
+
+
+def _through_gelu(dy, activated, x, scale, pull):
+    slope = _at_least_float32(dy) * scale + _at_least_float32(activated) * pull
+    return ops.cast(slope * _gelu_slope(_at_least_float32(x)), x.dtype)
 
 
 def _gelu_grn_torch(x, gamma, beta, epsilon):

@@ -1,7 +1,7 @@
 """Which formulation runs where: one question, asked whenever an operation is traced or run.
 
-- "loops": XLA on a CPU (JAX; TensorFlow with `jit_compile`). XLA's CPU backend emits grouped convolutions badly, and
-  fuses wide sums into the reductions behind them; a loop stops that.
+- "xla": XLA on a CPU (JAX; TensorFlow with `jit_compile`). XLA's CPU backend emits grouped convolutions badly, and
+  fuses wide sums into the reductions behind them; a wall stops that.
 - "torch": the torch backend. Channels-last convolutions, ATen's fused norms and GELU.
 - "plain": everything else, and every export. The definition; converters see ordinary operations.
 """
@@ -12,7 +12,7 @@ import os
 
 import keras
 
-FORMS = ("plain", "loops", "torch")
+FORMS = ("plain", "xla", "torch")
 FORM_VARIABLE = "KERAS_CONVNEXTV2_KERNELS"
 
 _plain_operations = contextvars.ContextVar("plain_operations", default=False)
@@ -31,11 +31,11 @@ def plain_operations():
 def choose(forms, static=True):
     """Return the function of `forms` ({form: function}, always with "plain") that fits the place of this call.
 
-    `static` says whether the sizes are known: loops are unrolled over them. The environment variable
+    `static` says whether the sizes are known: it is unrolled over them. The environment variable
     KERAS_CONVNEXTV2_KERNELS forces one form wherever it can run.
     """
     form = "plain" if _plain_operations.get() else forced_form() or _form_here()
-    return forms.get(form, forms["plain"]) if static or form != "loops" else forms["plain"]
+    return forms.get(form, forms["plain"]) if static or form != "xla" else forms["plain"]
 
 
 def forced_form():
@@ -56,7 +56,7 @@ def _form_here():
 def _form_on_jax():
     import jax
 
-    return "loops" if jax.default_backend() == "cpu" else "plain"
+    return "xla" if jax.default_backend() == "cpu" else "plain"
 
 
 def _form_on_tensorflow():
@@ -67,4 +67,4 @@ def _form_on_tensorflow():
     # TensorFlow has no public question for "is this function compiled by XLA?"; its own control flow asks like this.
     compiled = control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
     on_cpu = not tf.config.get_visible_devices("GPU") and not tf.config.get_visible_devices("TPU")
-    return "loops" if compiled and on_cpu else "plain"
+    return "xla" if compiled and on_cpu else "plain"

@@ -4,8 +4,8 @@ from keras_convnextv2 import kernels
 from keras_convnextv2.layers.depthwise import DepthwiseConv2D
 from keras_convnextv2.layers.drop_path import DropPath
 from keras_convnextv2.layers.grn import GRN
-from keras_convnextv2.layers.initial import InitialNormal
 from keras_convnextv2.layers.norm import LayerNorm
+from keras_convnextv2.layers.pointwise import Pointwise
 
 EXPANSION = 4
 
@@ -37,10 +37,9 @@ class ConvNeXtV2Block(keras.layers.Layer):
         policy = self.dtype_policy
         self.depthwise = DepthwiseConv2D(7, dtype=policy, name="depthwise")
         self.norm = LayerNorm(dtype=policy, name="norm")
-        linear = {"kernel_initializer": InitialNormal(), "dtype": policy}
-        self.expand = keras.layers.Dense(EXPANSION * dim, name="expand", **linear)
+        self.expand = Pointwise(EXPANSION * dim, dtype=policy, name="expand")
         self.grn = GRN(activation="gelu", dtype=policy, name="grn")
-        self.project = keras.layers.Dense(dim, name="project", **linear)
+        self.project = Pointwise(dim, dtype=policy, name="project")
         self.drop = DropPath(drop_path, seed=seed, dtype=policy, name="drop_path")
 
     def build(self, input_shape):

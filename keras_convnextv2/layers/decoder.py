@@ -3,6 +3,7 @@ from keras import ops
 
 from keras_convnextv2.layers.block import ConvNeXtV2Block
 from keras_convnextv2.layers.initial import InitialNormal
+from keras_convnextv2.layers.pointwise import Pointwise
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
@@ -25,10 +26,9 @@ class Decoder(keras.layers.Layer):
         self.depth = depth
         self.pixels = pixels
         self.autocast = False
-        linear = {"kernel_initializer": InitialNormal(), "dtype": self.dtype_policy}
-        self.proj = keras.layers.Dense(dim, name="proj", **linear)
+        self.proj = Pointwise(dim, dtype=self.dtype_policy, name="proj")
         self.blocks = [ConvNeXtV2Block(dim, dtype=self.dtype_policy, name=f"block_{i}") for i in range(depth)]
-        self.pred = keras.layers.Dense(pixels, name="pred", **linear)
+        self.pred = Pointwise(pixels, dtype=self.dtype_policy, name="pred")
 
     def build(self, input_shape):
         self.proj.build(input_shape)

@@ -1,10 +1,24 @@
 """The reference's initialisation of convolutions and linear layers."""
 
+import contextlib
+import contextvars
 import random
 
 import keras
 import numpy as np
 from keras import ops
+
+_drawing = contextvars.ContextVar("drawing", default=True)
+
+
+@contextlib.contextmanager
+def drawing(needed):
+    """Inside, with `needed` False, `InitialNormal` gives zeros: for a network whose weights come from elsewhere."""
+    token = _drawing.set(needed)
+    try:
+        yield
+    finally:
+        _drawing.reset(token)
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
@@ -24,6 +38,8 @@ class InitialNormal(keras.initializers.Initializer):
         self.seed = seed
 
     def __call__(self, shape, dtype=None):
+        if not _drawing.get():
+            return ops.convert_to_tensor(np.zeros(shape, "float32"), dtype=dtype or keras.config.floatx())
         seed = random.getrandbits(32) if self.seed is None else self.seed
         values = np.random.default_rng(seed).standard_normal(shape, dtype="float32")
         values *= np.float32(self.stddev)

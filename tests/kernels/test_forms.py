@@ -9,7 +9,7 @@ from keras_convnextv2 import kernels
 from keras_convnextv2.kernels.table import FORM_VARIABLE
 
 BACKEND = keras.backend.backend()
-FAST = ["loops"] + (["torch"] if BACKEND == "torch" else [])
+FAST = ["xla"] + (["torch"] if BACKEND == "torch" else [])
 to_numpy = ops.convert_to_numpy
 
 
@@ -87,6 +87,13 @@ def test_patch_conv_drops_the_remainder(monkeypatch, form):
     assert_forms_agree(monkeypatch, form, kernels.patch_conv, arrays)
 
 
+@pytest.mark.parametrize("form", FAST)
+@pytest.mark.parametrize("shape, width", [((2, 3, 5, 4), 7), ((2, 6, 7), 4)])
+def test_pointwise(monkeypatch, form, shape, width):
+    arrays = [normal(*shape), normal(shape[-1], width, seed=1), normal(width, seed=2)]
+    assert_forms_agree(monkeypatch, form, kernels.pointwise, arrays)
+
+
 @pytest.mark.parametrize("dtype, tolerance", [("bfloat16", 2e-2), ("float16", 1e-2)])
 @pytest.mark.parametrize("form", ["plain", *FAST])
 def test_half_precision_stays_close_to_float32(monkeypatch, form, dtype, tolerance):
@@ -109,7 +116,7 @@ def test_half_precision_stays_close_to_float32(monkeypatch, form, dtype, toleran
 
 def test_an_unknown_form_is_refused(monkeypatch):
     monkeypatch.setenv(FORM_VARIABLE, "fast")
-    with pytest.raises(ValueError, match="must be one of plain, loops, torch. Received: 'fast'"):
+    with pytest.raises(ValueError, match="must be one of plain, xla, torch. Received: 'fast'"):
         kernels.layer_norm(ops.zeros((1, 2)), ops.ones(2), ops.zeros(2), 1e-6)
 
 

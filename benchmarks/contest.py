@@ -1,0 +1,160 @@
+"""Contestants take turns, one step each, in processes of their own; medians and ratios come out.
+
+A shared machine changes its speed by the minute: only what ran in turns can be compared.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+# The same for everybody: memory stays mapped between steps, waiting threads give their core away.
+ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class Contestant:
+    """A worker process that runs one step of its task whenever it is told to.
+
+    Args:
+        name: of the row in the table.
+        library: a key of `benchmarks.contestants.LIBRARIES`, such as "ours" or "transformers".
+        task: what to run and with which sizes, for that library's function.
+        backend: of Keras, for libraries that use it.
+        environment: further variables.
+    """
+
+    def __init__(self, name, library, task, backend=None, environment=None):
+        self.name, self.seconds, self.facts = name, [], {}
+        self.ours = library == "ours"
+        chosen = {**os.environ, **ENVIRONMENT, **({"KERAS_BACKEND": backend} if backend else {}), **(environment or {})}
+        command = [sys.executable, "-m", "benchmarks.worker", json.dumps({"library": library, "task": task})]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=chosen, cwd=ROOT, text=True
+        )
+
+    def answer(self):
+        """The worker's next line, as data; None when it gave up, which it explains in `facts["error"]`."""
+        line = self.process.stdout.readline()
+        reply = json.loads(line) if line else {"error": f"ended with {self.process.wait()}"}
+        self.facts |= {key: value for key, value in reply.items() if key != "seconds"}
+        return reply.get("seconds")
+
+    def step(self):
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compete(contestants, rounds, log=print):
+    """Warm up one after the other, then take turns. `contestants` are functions that start one.
+
+    Returns:
+        [{"name", "ours", "seconds": [...], "median", "first", ...}], without those that could not take part, and
+        {name: reason} of those.
+    """
+    running, absent = [], {}
+    for start in contestants:
+        contestant = start()
+        first = contestant.answer()
+        if first is None:
+            absent[contestant.name] = contestant.facts.get("error", "ended")
+            contestant.close()
+            log(f"  {contestant.name}: not here ({absent[contestant.name]})", flush=True)
+        else:
+            contestant.facts["first"] = first
+            running.append(contestant)
+            log(f"  {contestant.name}: first step after {first:.1f} s", flush=True)
+    for turn in range(rounds):
+        for contestant in running:
+            contestant.seconds.append(contestant.step())
+        if (turn + 1) % 5 == 0 or turn + 1 == rounds:
+            log(f"  round {turn + 1} of {rounds}", flush=True)
+    for contestant in running:
+        contestant.close()
+    return [
+        {"name": c.name, "ours": c.ours, "seconds": c.seconds, "median": statistics.median(c.seconds), **c.facts}
+        for c in running
+    ], absent
+
+
+def add_ratios(results):
+    """Each row's time over the best of the others', from the same run: row["ratio"], or None without others."""
+    others = [row["median"] for row in results if not row["ours"]]
+    for row in results:
+        row["ratio"] = row["median"] / min(others) if others else None
+    return results
+
+
+def table(title, results, absent):
+    """Markdown."""
+    lines = [f"**{title}**", "", "| | ms a step | of the best other | first step, s |", "|---|---:|---:|---:|"]
+    for row in sorted(results, key=lambda row: row["median"]):
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        name = f"**{row['name']}**" if row["ours"] else row["name"]
+        lines.append(f"| {name} | {1e3 * row['median']:.0f} | {ratio} | {row['first']:.1f} |")
+    lines += [f"\nNot here: {name} ({reason})." for name, reason in absent.items()]
+    return "\n".join(lines)
+
+
+def machine():
+    """One line: processor, cores, memory, date, and the versions of what took part."""
+    model = next(
+        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
+    return f"{os.cpu_count()} cores of {model or platform.machine()}, {datetime.date.today()}"
+
+
+def versions(results):
+    """{library: version} over all rows."""
+    found = {}
+    for row in results:
+        found |= row.get("versions", {})
+    return dict(sorted(found.items()))
+
+
+def parser(description, **defaults):
+    """What every contest takes."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    options.add_argument("--sizes", nargs="+", default=defaults.get("sizes", ["atto"]), help="atto ... huge")
+    options.add_argument("--batch", nargs="+", type=int, default=defaults.get("batch", [16]), help="batch sizes")
+    options.add_argument("--side", type=int, default=224, help="pixels of the square images")
+    options.add_argument("--dtype", default="float32", help="float32, or bfloat16 (mixed precision)")
+    options.add_argument("--rounds", type=int, default=15, help="measured steps of each contestant")
+    options.add_argument("--only", nargs="*", help="take only contestants whose name contains one of these")
+    options.add_argument("--json", type=pathlib.Path, help="write everything measured there")
+    return options
+
+
+def run(title, contests, options):
+    """`contests`: {title: [(name, function that starts one)]}. Prints a table each, and writes --json."""
+    report = {"title": title, "command": " ".join(sys.argv), "machine": machine(), "contests": {}}
+    for name, entries in contests.items():
+        print(f"== {name}", flush=True)
+        chosen = [start for who, start in entries if not options.only or any(part in who for part in options.only)]
+        results, absent = compete(chosen, options.rounds)
+        add_ratios(results)
+        report["contests"][name] = {"results": results, "absent": absent, "versions": versions(results)}
+        print("\n" + table(name, results, absent) + "\n", flush=True)
+        print(machine() + "; " + ", ".join(f"{k} {v}" for k, v in versions(results).items()) + "\n", flush=True)
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(report, indent=1))
+    return report

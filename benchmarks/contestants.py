@@ -1,0 +1,132 @@
+"""What each library does for a task, through what its users call. Every function returns (one step, facts).
+
+Tasks: "train" (forward, loss, gradients, AdamW), "fit" (the same through `model.fit`, per step), "predict".
+"""
+
+import importlib.metadata
+
+import numpy as np
+
+CLASSES = 1000
+LEARNING_RATE = 1e-3
+
+
+def pictures(batch, side):
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-2, 2, (batch, side, side, 3)).astype("float32")  # normalised: nobody preprocesses
+    return images, rng.integers(0, CLASSES, batch)
+
+
+def versions(*names):
+    return {"versions": {name: importlib.metadata.version(name) for name in names}}
+
+
+def keras_versions():
+    import keras
+
+    backend = keras.backend.backend()
+    package = {"tensorflow": ("tensorflow", "tensorflow-cpu")}.get(backend, (backend,))
+    installed = [name for name in package if _installed(name)]
+    return versions("keras", *installed[:1])
+
+
+def _installed(name):
+    try:
+        return bool(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def keras_step(model, task, batch, side, jit=None):
+    """One step of a Keras model through train_on_batch, fit or predict_on_batch."""
+    import keras
+
+    images, labels = pictures(batch, side)
+    model.compile(
+        keras.optimizers.AdamW(LEARNING_RATE),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile="auto" if jit is None else jit,
+    )
+    steps = {
+        "train": lambda: model.train_on_batch(images, labels),
+        "predict": lambda: model.predict_on_batch(images),
+        "fit": lambda: model.fit(images, labels, batch_size=batch, epochs=1, verbose=0),
+    }
+    return steps[task]
+
+
+def ours(task, size, batch, side, dtype, jit=None, **options):
+    import keras_convnextv2 as kc
+
+    policy = "mixed_bfloat16" if dtype == "bfloat16" else dtype
+    model = getattr(kc, f"ConvNeXtV2{size.capitalize()}")(
+        input_shape=(side, side, 3), include_preprocessing=False, classifier_activation=None, dtype=policy, **options
+    )
+    return keras_step(model, task, batch, side, jit), keras_versions()
+
+
+def stock_keras(task, size, batch, side, dtype, jit=None):
+    from benchmarks.stock import stock_model
+
+    policy = "mixed_bfloat16" if dtype == "bfloat16" else dtype
+    return keras_step(stock_model(size, side, CLASSES, policy), task, batch, side, jit), keras_versions()
+
+
+def transformers(task, size, batch, side, dtype, compiled=False):
+    from transformers import ConvNextV2Config, ConvNextV2ForImageClassification
+
+    from keras_convnextv2.sizes import SIZES
+
+    depths, dims = SIZES[size]
+    config = ConvNextV2Config(depths=list(depths), hidden_sizes=list(dims), num_labels=CLASSES, image_size=side)
+    model = ConvNextV2ForImageClassification(config)
+    step = torch_step(model, lambda output: output.logits, task, batch, side, dtype, compiled)
+    return step, versions("transformers", "torch")
+
+
+def timm(task, size, batch, side, dtype, compiled=False):
+    import torch
+    for n in ("nms", "qnms"): torch.library.define("torchvision::" + n, "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import timm
+
+    model = timm.create_model(f"convnextv2_{size}", num_classes=CLASSES)
+    return torch_step(model, lambda output: output, task, batch, side, dtype, compiled), versions("timm", "torch")
+
+
+def torch_step(model, logits_of, task, batch, side, dtype, compiled):
+    """A training or inference step as PyTorch users write it: channels-last memory, autocast for half precision."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device, memory_format=torch.channels_last)
+    images, labels = pictures(batch, side)
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)  # a view: channels-last memory
+    labels = torch.from_numpy(labels).to(device)
+    forward = torch.compile(model) if compiled else model
+
+    def answer():
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            return logits_of(forward(images))
+
+    if task == "predict":
+        model.eval()
+
+        def predict():
+            with torch.inference_mode():
+                return answer().float().cpu().numpy()
+
+        return predict
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
+
+    def train():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(answer().float(), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return train
+
+
+LIBRARIES = {"ours": ours, "stock_keras": stock_keras, "transformers": transformers, "timm": timm}

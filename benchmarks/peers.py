@@ -1,0 +1,27 @@
+"""Who takes part: this package on every backend, and what a user would pick instead."""
+
+import functools
+
+from benchmarks.contest import Contestant
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def everybody(task, options):
+    """{title: [(name, function that starts it)]} for every size and batch of the options."""
+    contests = {}
+    for size in options.sizes:
+        for batch in options.batch:
+            sizes = {"task": task, "size": size, "batch": batch, "side": options.side, "dtype": options.dtype}
+            rows = [(f"this package, {b}", "ours", b, {}) for b in BACKENDS]
+            rows += [(f"stock Keras layers, {b}", "stock_keras", b, {}) for b in BACKENDS]
+            # XLA makes stock layers several times slower on a CPU: their best is without it.
+            rows += [("stock Keras layers, tensorflow without XLA", "stock_keras", "tensorflow", {"jit": False})]
+            for library in ("transformers", "timm"):
+                rows += [(library, library, None, {}), (f"{library}, torch.compile", library, None, {"compiled": True})]
+            title = f"{task}: {size.capitalize()}, batch {batch}, {options.side} px, {options.dtype}"
+            contests[title] = [
+                (name, functools.partial(Contestant, name, library, {**sizes, **more}, backend))
+                for name, library, backend, more in rows
+            ]
+    return contests

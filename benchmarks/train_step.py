@@ -1,0 +1,8 @@
+"""Training steps against what a user would pick instead, on this machine: `python -m benchmarks.train_step`."""
+
+from benchmarks.contest import parser, run
+from benchmarks.peers import everybody
+
+if __name__ == "__main__":
+    options = parser("Forward, loss, gradients, AdamW, through train_on_batch.", batch=[16]).parse_args()
+    run("training", everybody("train", options), options)

@@ -1,0 +1,50 @@
+"""The pointwise (1x1) layers: one matrix product over all positions."""
+
+import math
+
+from keras import ops
+
+from keras_convnextv2.kernels.table import choose
+
+
+def pointwise(x, kernel, bias):
+    """(..., C), (C, D), (D,) -> (..., D)"""
+    return choose({"plain": _pointwise_plain, "xla": _pointwise_xla, "torch": _pointwise_torch})(x, kernel, bias)
+
+
+def _pointwise_plain(x, kernel, bias):
+    return ops.matmul(x, kernel) + bias
+
+
+def _pointwise_torch(x, kernel, bias):
+    import torch.nn.functional as F
+
+    return F.linear(x, kernel.mT, bias)  # the bias inside the product: no pass of its own
+
+
+def _pointwise_xla(x, kernel, bias):
+    narrow_in = kernel.shape[0] <= kernel.shape[1]
+
+    @ops.custom_gradient
+    def product(x, kernel, bias):
+        rows = _rows(x)
+
+        def grad(*args, upstream=None):
+            dy = _rows(args[0] if upstream is None else upstream)
+            # Of the two tensors in the kernel's gradient one is transposed in memory: the narrower one.
+            if narrow_in:
+                dkernel = ops.matmul(ops.transpose(rows), dy)
+            else:
+                dkernel = ops.transpose(ops.matmul(ops.transpose(dy), rows))
+            dbias = ops.sum(ops.cast(dy, "float32"), axis=0)
+            dx = ops.reshape(ops.matmul(dy, ops.transpose(kernel)), ops.shape(x))
+            return dx, dkernel, ops.cast(dbias, bias.dtype)
+
+        return ops.reshape(ops.matmul(rows, kernel) + bias, (*ops.shape(x)[:-1], kernel.shape[1])), grad
+
+    return product(x, kernel, bias)
+
+
+def _rows(x):
+    """(..., C) -> (N, C)"""
+    return ops.reshape(x, (math.prod(ops.shape(x)[:-1]), x.shape[-1]))

@@ -1,0 +1,27 @@
+"""A wall for XLA's fusion."""
+
+import math
+
+from keras import ops
+
+
+def behind_wall(function, like, *tensors):
+    """`function(*tensors)` as a program of its own, which XLA fuses with nothing before or behind it.
+
+    XLA on a CPU fuses a wide sum into every reduction that reads it and computes it anew for each. Optimisation
+    barriers are gone before that backend fuses; a branch stays. Unlike a loop's body it also runs on all cores.
+
+    Args:
+        function: from tensors to one tensor, or a tuple of them.
+        like: a tensor, or a tuple of them, with the shapes and types of the result.
+        tensors: its arguments; the first one decides.
+    """
+    # Only NaN differs from itself, and the compiler cannot know: the other branch then is what would come out anyway.
+    first = ops.reshape(tensors[0], (-1,))[0]
+    several = isinstance(like, tuple)
+
+    def nothing():
+        unknown = tuple(ops.full_like(x, math.nan) for x in (like if several else (like,)))
+        return unknown if several else unknown[0]
+
+    return ops.cond(first == first, lambda: function(*tensors), nothing)
