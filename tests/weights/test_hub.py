@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -176,12 +177,24 @@ def test_fault_is_one_line_with_the_cure(published, model, monkeypatch, fault, e
 
 
 @pytest.mark.parametrize("fault", ["wrong size", "cut off", "wrong sum"])
-def test_a_failed_download_leaves_nothing_to_load(published, source, fault):
+def test_a_failed_download_leaves_nothing_to_load(published, source, tmp_path, fault):
     published.fault = fault
     with pytest.raises((OSError, ValueError)):
         network(weights="imagenet")
+    assert not list((tmp_path / "cache").glob("models--*/blobs/*"))
     published.fault = None
     assert_same(network(weights="imagenet"), values(source))
+
+
+def test_without_a_network_only_the_first_file_is_tried_for_long(hub, monkeypatch):
+    waits = []
+    nowhere(monkeypatch)
+    monkeypatch.setattr(time, "sleep", waits.append)
+    counts = []
+    for address in ("hf:someone/network/model.safetensors", "hf:someone/network"):
+        said_in_one_line(FileNotFoundError, lambda a=address: weights_file(a), "out of reach, ConnectError")
+        counts.append(len(waits))
+    assert counts[1] == 2 * counts[0] > 0
 
 
 def test_a_repository_without_weights_names_both_files(hub):
