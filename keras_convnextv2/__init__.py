@@ -16,7 +16,7 @@ from keras_convnextv2.export import export_saved_model
 from keras_convnextv2.fcmae import FCMAE
 from keras_convnextv2.layers import GRN, ConvNeXtV2Block, DepthwiseConv2D, DropPath
 from keras_convnextv2.preprocessing import decode_predictions, preprocess_input
-from keras_convnextv2.weights import list_presets, load_weights
+from keras_convnextv2.weights import list_presets, load_weights, save_weights_as
 
 __version__ = "0.1.0"
 
@@ -41,4 +41,5 @@ __all__ = [
     "load_weights",
     "preprocess_input",
     "pyramid",
+    "save_weights_as",
 ]

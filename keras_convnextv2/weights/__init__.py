@@ -1,6 +1,7 @@
-"""Weights: reading other people's files and taking over another model's variables."""
+"""Weights: other people's files, read and written, and another model's variables."""
 
 from keras_convnextv2.weights.loading import LoadReport, apply_weights, load_weights
 from keras_convnextv2.weights.presets import Preset, list_presets
+from keras_convnextv2.weights.writing import SaveReport, save_weights_as
 
-__all__ = ["LoadReport", "Preset", "apply_weights", "list_presets", "load_weights"]
+__all__ = ["LoadReport", "Preset", "SaveReport", "apply_weights", "list_presets", "load_weights", "save_weights_as"]

@@ -118,19 +118,21 @@ def _grn(each, theirs, ours, names, transform):
 BLOCK = "stage_{s}/block_{b}"
 DOWN = "stage_{s}/downsample"
 
-_OFFICIAL = (
-    *_weight("once", "downsample_layers.0.0", "stem/conv", "conv"),
-    *_norm("once", "downsample_layers.0.1", "stem/norm"),
-    *_norm("down", "downsample_layers.{s}.0", f"{DOWN}/norm"),
-    *_weight("down", "downsample_layers.{s}.1", f"{DOWN}/conv", "conv"),
-    *_weight("block", "stages.{s}.{b}.dwconv", f"{BLOCK}/depthwise", "depthwise"),
-    *_norm("block", "stages.{s}.{b}.norm", f"{BLOCK}/norm"),
-    *_weight("block", "stages.{s}.{b}.pwconv1", f"{BLOCK}/expand", "dense"),
-    *_grn("block", "stages.{s}.{b}.grn", f"{BLOCK}/grn", ("gamma", "beta"), "grn"),
-    *_weight("block", "stages.{s}.{b}.pwconv2", f"{BLOCK}/project", "dense"),
-    *_norm("once", "norm", "norm"),
-    *_weight("once", "head", "head", "dense"),
-)
+
+def _official(grn):
+    return (
+        *_weight("once", "downsample_layers.0.0", "stem/conv", "conv"),
+        *_norm("once", "downsample_layers.0.1", "stem/norm"),
+        *_norm("down", "downsample_layers.{s}.0", f"{DOWN}/norm"),
+        *_weight("down", "downsample_layers.{s}.1", f"{DOWN}/conv", "conv"),
+        *_weight("block", "stages.{s}.{b}.dwconv", f"{BLOCK}/depthwise", "depthwise"),
+        *_norm("block", "stages.{s}.{b}.norm", f"{BLOCK}/norm"),
+        *_weight("block", "stages.{s}.{b}.pwconv1", f"{BLOCK}/expand", "dense"),
+        *_grn("block", "stages.{s}.{b}.grn", f"{BLOCK}/grn", ("gamma", "beta"), grn),
+        *_weight("block", "stages.{s}.{b}.pwconv2", f"{BLOCK}/project", "dense"),
+        *_norm("once", "norm", "norm"),
+        *_weight("once", "head", "head", "dense"),
+    )
 
 
 def _timm(pointwise):
@@ -240,7 +242,7 @@ _H5_FCMAE = (
 )
 
 READABLE = (
-    Format("official", "the authors' fine-tuned and released FCMAE files", _OFFICIAL),
+    Format("official", "the authors' fine-tuned and released FCMAE files", _official("grn")),
     Format("timm", "timm, tiny to huge (linear pointwise layers)", _timm("dense")),
     Format("timm conv", "timm, atto to nano (1x1 convolutions)", _timm("conv1x1")),
     Format("huggingface", "transformers' ConvNextV2ForImageClassification", _huggingface("convnextv2.")),
@@ -254,5 +256,12 @@ READABLE = (
 OWN = Format(
     "keras",
     "a model of this package",
-    tuple(Row(r.each, r.ours, r.ours, "own") for r in (*_SPARSE, *_OFFICIAL[-4:])),
+    tuple(Row(r.each, r.ours, r.ours, "own") for r in (*_SPARSE, *_official("grn")[-4:])),
 )
+# The authors' fine-tuning adds two axes to each GRN of a released FCMAE file, so it must have (1, 4C) there.
+RELEASED = Format(
+    "official FCMAE",
+    "the authors' released FCMAE files: an encoder without norm and head",
+    tuple(row for row in _official("row") if row.part == "encoder"),
+)
+TABLES = {table.name: table for table in (*READABLE, RELEASED)}

@@ -1,0 +1,165 @@
+"""What other libraries want to know of a network beside its weights: their config files, as dicts."""
+
+import collections
+import dataclasses
+
+import keras
+
+from keras_convnextv2.backbone import DEFAULT_SIDE, stages_of
+from keras_convnextv2.layers import Preprocessing
+from keras_convnextv2.preprocessing import channel_statistics, imagenet_classes
+from keras_convnextv2.weights.matching import Size
+
+CONV_LAYOUT = ("atto", "femto", "pico", "nano")  # timm builds their pointwise layers as 1x1 convolutions
+STAGES = 4  # written into timm's and the authors' code
+WARPED_FROM = 384  # pictures of this side and more were evaluated whole, smaller ones as a crop of 224 / 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+    """What the variables of a model do not tell.
+
+    Args:
+        size: depths, widths, stem and head.
+        pooling: "avg" or "max".
+        picture: (height, width) of its input, 224 where it is open.
+        mean, std: of the preprocessing, fractions of 1 for each channel.
+        drop_path_rate: of the last block.
+    """
+
+    size: Size
+    pooling: str
+    picture: tuple
+    mean: tuple
+    std: tuple
+    drop_path_rate: float
+
+    @property
+    def crop(self):
+        """(share of the short side, timm's crop mode), as the published networks of this picture size have it."""
+        return (1.0, "squash") if min(self.picture) >= WARPED_FROM else (0.875, "center")
+
+
+def describe(model, size):
+    """The Network of a model of `ConvNeXtV2` or an `FCMAE`."""
+    backbone = getattr(model, "backbone", model)
+    stages = stages_of(backbone)
+    layers = {layer.name: layer for layer in backbone.layers}
+    inside = next((layer for layer in backbone.layers if isinstance(layer, Preprocessing)), None)
+    channels = size.stem[2]
+    mean, std = channel_statistics(channels, inside and inside.mean, inside and inside.std)
+    return Network(
+        size=size,
+        pooling="max" if isinstance(layers.get("pool"), keras.layers.GlobalMaxPooling2D) else "avg",
+        picture=tuple(side or DEFAULT_SIDE for side in backbone.input_shape[1:3]),
+        mean=mean,
+        std=std,
+        drop_path_rate=float(stages[-1].drop_paths[-1]),
+    )
+
+
+def check_expressible(network, name):
+    """Raises when a library, "timm", "huggingface" or "official", cannot build this network."""
+    depth, patch = len(network.size.depths), network.size.stem[0]
+    if name != "huggingface" and depth != STAGES:
+        raise ValueError(f"{name!r} networks have {STAGES} stages. Received: a model of {depth}; {_elsewhere(name)}")
+    if name == "official" and patch != 4:
+        raise ValueError(f"'official' networks have a stem patch of 4. Received: {patch}; {_elsewhere(name)}")
+    if name == "timm" and (patch == 2 or patch > 7):  # 2 halves the first stage, from 8 on the last is not halved
+        raise ValueError(f"'timm' takes stem patches of 1 and 3 to 7. Received: {patch}; {_elsewhere(name)}")
+    if name != "timm" and network.pooling == "max":
+        raise ValueError(
+            f"{name!r} networks pool by the mean. Received: a model with pooling='max'; {_elsewhere(name)}"
+        )
+
+
+def _elsewhere(name):
+    others = {"timm": "'huggingface'", "official": "'huggingface' or 'timm'", "huggingface": "'timm'"}
+    return f"{others[name]} may be able to, model.save always is"
+
+
+def timm_config(network):
+    """`config.json` of timm, for `hf-hub:` and `local-dir:`; sizes without a name are built as a changed Tiny."""
+    size, picture = network.size, network.picture
+    patch, _, channels, _ = size.stem
+    arguments = {
+        "depths": None if size.name else size.depths,
+        "dims": None if size.name else size.dims,
+        "patch_size": None if patch == 4 else patch,
+        "in_chans": None if channels == 3 else channels,
+        "global_pool": None if network.pooling == "avg" else network.pooling,
+    }
+    crop, crop_mode = network.crop
+    stride = patch * 2 ** (len(size.depths) - 1)
+    return {
+        "architecture": f"convnextv2_{size.name or 'tiny'}",
+        "num_classes": size.classes or 0,
+        "num_features": size.dims[-1],
+        "global_pool": network.pooling,
+        "model_args": {name: value for name, value in arguments.items() if value is not None},
+        "pretrained_cfg": {
+            "custom_load": False,
+            "input_size": (channels, *picture),
+            "fixed_input_size": False,
+            "interpolation": "bicubic",
+            "crop_pct": crop,
+            "crop_mode": crop_mode,
+            "mean": network.mean,
+            "std": network.std,
+            "num_classes": size.classes or 0,
+            "pool_size": tuple(side // stride for side in picture),
+            "first_conv": "stem.0",
+            "classifier": "head.fc",
+        },
+    }
+
+
+def huggingface_config(network):
+    """`config.json` of transformers' ConvNextV2ForImageClassification, or of its ConvNextV2Model without a head."""
+    size, picture = network.size, network.picture
+    config = {
+        "architectures": ["ConvNextV2ForImageClassification" if size.classes else "ConvNextV2Model"],
+        "model_type": "convnextv2",
+        "depths": size.depths,
+        "hidden_sizes": size.dims,
+        "num_stages": len(size.depths),
+        "patch_size": size.stem[0],
+        "num_channels": size.stem[2],
+        "image_size": picture[0] if picture[0] == picture[1] else picture,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,  # of the final norm; the published files say 1e-12, which is not the network's
+        "drop_path_rate": network.drop_path_rate,
+        "initializer_range": 0.02,
+        "dtype": "float32",
+    }
+    if size.classes:
+        labels = _labels(size.classes)
+        config["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        config["label2id"] = {label: i for i, label in enumerate(labels)}
+    return config
+
+
+def _labels(classes):
+    names = imagenet_classes()
+    if classes != len(names):
+        return [f"LABEL_{i}" for i in range(classes)]
+    counts = collections.Counter(name for _, name in names)  # a crane is a bird and a machine
+    unique = [name if counts[name] == 1 else f"{name}_({wordnet})" for wordnet, name in names]
+    return [name.replace("_", " ") for name in unique]
+
+
+def huggingface_preprocessor(network):
+    """`preprocessor_config.json` of transformers' ConvNextImageProcessor, which makes square pictures."""
+    crop, _ = network.crop
+    return {
+        "image_processor_type": "ConvNextImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": min(network.picture)},
+        "crop_pct": crop,
+        "resample": 3,  # bicubic
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": network.mean,
+        "image_std": network.std,
+    }

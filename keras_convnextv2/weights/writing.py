@@ -1,0 +1,239 @@
+"""Write a model as another library's file, completely or not at all."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_convnextv2.weights.configs import (
+    CONV_LAYOUT,
+    check_expressible,
+    describe,
+    huggingface_config,
+    huggingface_preprocessor,
+    timm_config,
+)
+from keras_convnextv2.weights.matching import expand, measure, some
+from keras_convnextv2.weights.readers import KINDS
+from keras_convnextv2.weights.rows import OWN, PARTS, TABLES, TRANSFORMS, part_of
+
+ENDINGS = {"timm": (".safetensors",), "huggingface": (".safetensors",), "official": (".pt", ".pth")}
+FOREIGN = (*KINDS.split(", "), ".h5", ".npz", ".onnx", ".ckpt", ".tar")  # endings that no folder is meant to have
+IDENTITY = {"norm/gamma": np.ones, "norm/beta": np.zeros}  # a norm that only rescales to mean 0 and deviation 1
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class SaveReport:
+    """What `save_weights_as` did.
+
+    Args:
+        files: what was written, the weights first.
+        format: the layout.
+        arrays: how many arrays the weights file holds.
+        left_out: {path of a variable: why it is not in the file}.
+        added: {name in the file: why, though the model has no such variable}.
+    """
+
+    files: tuple
+    format: str
+    arrays: int
+    left_out: dict
+    added: dict
+
+    def __repr__(self):
+        lines = [f"{self.arrays} arrays written to {', '.join(map(repr, self.files))}, format {self.format!r}"]
+        for title, names in (("left out", self.left_out), ("added", self.added)):
+            for reason in dict.fromkeys(names.values()):
+                group = [name for name, why in names.items() if why == reason]
+                lines.append(f"  {title}: {some(group)} ({reason})")
+        return "\n".join(lines)
+
+
+def save_weights_as(model, path, format, *, verbose=0):
+    """Write a model so that another library reads it, with the config files that this library expects.
+
+    - "timm": a safetensors file for `timm.create_model("local-dir:FOLDER", pretrained=True)` or, by name,
+      `timm.create_model(NAME, checkpoint_path=FILE)`. Atto to Nano get their layout of 1x1 convolutions; Tiny to
+      Huge and sizes without a published name that of linear layers, the latter as a Tiny with other depths and dims.
+    - "huggingface": for `AutoModelForImageClassification.from_pretrained(FOLDER)`, or `AutoModel` without a head.
+    - "official": a torch file as the authors' code has it: a classifier as `--eval` and fine-tuning read it, an
+      encoder without norm and head as their released FCMAE files, an FCMAE with its decoder as their pre-training
+      script does, which can resume it.
+
+    timm and transformers have no FCMAE decoder: they get the encoder. Their networks always end in a norm: a model
+    without one gets ones and zeros in its place. The report says both. Arrays are float32.
+
+    The configs take picture size, mean and std from the model, the crop from the published networks of that picture
+    size, and ImageNet's class names where there are 1000 classes.
+
+    Args:
+        model: a model of `ConvNeXtV2`, with or without top, or an `FCMAE`.
+        path: a folder, which gets model.safetensors or model.pt; or a file, with the configs beside it. Hugging Face's
+            file must be called model.safetensors.
+        format: "timm", "huggingface" or "official".
+        verbose: 1 for a progress bar over the arrays.
+    Returns:
+        A `SaveReport`.
+    Raises:
+        ImportError: safetensors is missing, or for "official" torch.
+        TypeError: not a Keras model.
+        ValueError: an unknown format, a path that does not fit it, a model that is not of this package or that the
+            other library cannot build, values that are not finite. Nothing is then written.
+    Example:
+        >>> keras_convnextv2.save_weights_as(model, "runs/for_timm", "timm")
+    """
+    if format not in ENDINGS:
+        raise ValueError(f"format must be one of {', '.join(map(repr, ENDINGS))}. Received: {format!r}")
+    file = _file(path, format)
+    variables = _own_variables(model)
+    size = measure(OWN, {path: tuple(v.shape) for path, v in variables.items()})
+    table = layout(format, size, {part_of(path) for path in variables})
+    wanted, left_out, added = _assign(table, size, variables, model.name)
+    network = describe(model, size)
+    check_expressible(network, format)
+    save = {".safetensors": _safetensors_writer}.get(file.suffix, _torch_writer)(file)
+    arrays = _arrays(wanted, size, variables, verbose)
+    configs = _configs(format, network)
+    writers = {file: lambda part: save(arrays, part)}
+    for name, config in configs.items():
+        writers[file.with_name(name)] = _json_writer(config)
+    _write_all(writers)
+    return SaveReport(tuple(map(str, writers)), table.name, len(arrays), left_out, added)
+
+
+def layout(format, size, parts):
+    """The table of rows in which a network with those parts is written."""
+    if format == "timm":
+        return TABLES["timm conv" if size.name in CONV_LAYOUT else "timm"]
+    if format == "huggingface":
+        return TABLES["huggingface" if "head" in parts else "huggingface model"]
+    if "decoder" in parts:
+        return TABLES["official script"]
+    return TABLES["official" if parts & {"norm", "head"} else "official FCMAE"]
+
+
+def _file(path, format):
+    """The weights file for a path that is a folder or a file."""
+    given, path = path, pathlib.Path(path).expanduser()
+    fits = " or ".join(ENDINGS[format])
+    if path.is_dir() or not path.name.endswith(FOREIGN):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{format!r} is written into a folder or a file that ends in {fits}. Received: {given!r}")
+        return path / f"model{ENDINGS[format][0]}"
+    if not path.name.endswith(ENDINGS[format]):
+        raise ValueError(f"{format!r} is written into a folder or a file that ends in {fits}. Received: {given!r}")
+    if format == "huggingface" and path.name != "model.safetensors":
+        raise ValueError(
+            f"transformers finds only a file that is called model.safetensors. Received: {given!r}; give its folder"
+        )
+    return path
+
+
+def _own_variables(model):
+    """{path: variable}; raises unless it is a built model whose variables have a path each."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model must be a keras.Model, made by ConvNeXtV2 or an FCMAE. Received: {model!r}")
+    variables = {v.path: v for v in model.weights}
+    if not variables or len(variables) != len(model.weights):
+        raise ValueError(f"model {model.name!r} must be built, each variable with a path of its own")
+    return variables
+
+
+def _assign(table, size, variables, name):
+    """([(their name, our path, row)], {path: why it is left out}, {their name: why it is added})."""
+    parts = {part_of(path) for path in variables}
+    held = {row.part for row in table.rows}
+    whole = expand(table, size)
+    wanted = [w for w in whole if w[2].part in parts or w[2].part == "norm" and table.name.startswith(("timm", "hugg"))]
+    added = {theirs: "the model has no final norm" for theirs, _, row in wanted if row.part not in parts}
+    left_out = {
+        path: f"{table.name!r} files have no {PARTS[part_of(path)]}"
+        for path in variables
+        if part_of(path) not in held and part_of(path) in PARTS
+    }
+    expected = {path for theirs, path, _ in wanted if theirs not in added}
+    extra, lost = set(variables) - expected - set(left_out), expected - set(variables)
+    if extra or lost or not size.depths:
+        kinds = (("not expected", extra), ("missing", lost))
+        found = "; ".join(f"{kind} {some(names)}" for kind, names in kinds if names)
+        raise ValueError(f"only models of ConvNeXtV2 and FCMAE can be written. Received: {name!r}, with {found}")
+    return wanted, left_out, added
+
+
+def _arrays(wanted, size, variables, verbose):
+    """{their name: array}; raises and names the variables that hold NaN or infinity."""
+    progress = keras.utils.Progbar(len(wanted), unit_name="array") if verbose else None
+    arrays, bad = {}, []
+    for theirs, path, row in wanted:
+        if path in variables:
+            ours = keras.ops.convert_to_numpy(variables[path]).astype("float32")
+        else:
+            ours = IDENTITY[path](size.dims[-1], "float32")
+        if not np.isfinite(ours).all():
+            bad.append(path)
+        arrays[theirs] = np.ascontiguousarray(TRANSFORMS[row.transform].inverse(ours))
+        if progress:
+            progress.add(1)
+    if bad:
+        raise ValueError(f"a model to write must have finite values only. Received: others in {some(bad)}")
+    return arrays
+
+
+def _configs(format, network):
+    if format == "timm":
+        return {"config.json": timm_config(network)}
+    if format == "huggingface":
+        return {
+            "config.json": huggingface_config(network),
+            "preprocessor_config.json": huggingface_preprocessor(network),
+        }
+    return {}
+
+
+def _json_writer(config):
+    return lambda part: part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _safetensors_writer(file):
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise ImportError(f'{str(file)!r} needs safetensors: pip install "keras_convnextv2[weights]"') from error
+
+    def save(arrays, part):
+        part.touch()
+        mode = part.stat().st_mode
+        save_file(arrays, part, metadata={"format": "pt"})  # transformers asks for it
+        part.chmod(mode)  # safetensors leaves a file that nobody else may read, such as a server
+
+    return save
+
+
+def _torch_writer(file):
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f'{str(file)!r} needs torch to be written: pip install "keras_convnextv2[torch]"') from error
+
+    def save(arrays, part):
+        with part.open("wb") as stream:
+            torch.save({"model": {name: torch.from_numpy(array) for name, array in arrays.items()}}, stream)
+
+    return save
+
+
+def _write_all(writers):
+    """{path: function that writes it}: all files under other names first, so that nothing half-written stays."""
+    parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in writers}
+    try:
+        for path, write in writers.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(parts[path])
+        for path, part in parts.items():
+            os.replace(part, path)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
