@@ -5,7 +5,7 @@ import inspect
 import keras
 
 from keras_convnextv2.layers import LayerNorm, Preprocessing, Stage, Stem
-from keras_convnextv2.layers.initial import InitialNormal
+from keras_convnextv2.layers.initial import InitialNormal, drawing
 from keras_convnextv2.layers.stage import check_size
 from keras_convnextv2.sizes import SIZES
 
@@ -72,24 +72,25 @@ def ConvNeXtV2(
     total_stride = stem_patch_size * 2 ** (len(depths) - 1)
     images = _images(input_tensor, input_shape, include_top, total_stride)
     x = images
-    if include_preprocessing:
-        x = Preprocessing(mean, std, dtype=policy, name="preprocessing")(x)
-    x = Stem(dims[0], stem_patch_size, total_stride, dtype=policy, name="stem")(x)
-    ladder = drop_path_ladder(drop_path_rate, depths)
-    for s, (dim, rates) in enumerate(zip(dims, ladder, strict=True)):
-        stage_seed = None if seed is None else seed + sum(depths[:s])
-        x = Stage(dim, rates, downsample=s > 0, remat=remat, seed=stage_seed, dtype=policy, name=f"stage_{s}")(x)
-    if include_top or pooling:
-        # Pooling, final norm, classifier and softmax cost nothing and decide the digits: at least float32.
-        exact = keras.backend.result_type(policy.compute_dtype, "float32")
-        pool = keras.layers.GlobalMaxPooling2D if pooling == "max" else keras.layers.GlobalAveragePooling2D
-        x = pool(dtype=exact, name="pool")(x)
-        x = LayerNorm(dtype=exact, name="norm")(x)
-    if include_top:
-        initial = InitialNormal(0.02 * head_init_scale)
-        x = keras.layers.Dense(classes, kernel_initializer=initial, dtype=exact, name="head")(x)
-        if classifier_activation is not None:
-            x = keras.layers.Activation(classifier_activation, dtype=exact, name="predictions")(x)
+    with drawing(weights is None):
+        if include_preprocessing:
+            x = Preprocessing(mean, std, dtype=policy, name="preprocessing")(x)
+        x = Stem(dims[0], stem_patch_size, total_stride, dtype=policy, name="stem")(x)
+        ladder = drop_path_ladder(drop_path_rate, depths)
+        for s, (dim, rates) in enumerate(zip(dims, ladder, strict=True)):
+            stage_seed = None if seed is None else seed + sum(depths[:s])
+            x = Stage(dim, rates, downsample=s > 0, remat=remat, seed=stage_seed, dtype=policy, name=f"stage_{s}")(x)
+        if include_top or pooling:
+            # Pooling, final norm, classifier and softmax cost nothing and decide the digits: at least float32.
+            exact = keras.backend.result_type(policy.compute_dtype, "float32")
+            pool = keras.layers.GlobalMaxPooling2D if pooling == "max" else keras.layers.GlobalAveragePooling2D
+            x = pool(dtype=exact, name="pool")(x)
+            x = LayerNorm(dtype=exact, name="norm")(x)
+        if include_top:
+            initial = InitialNormal(0.02 * head_init_scale)
+            x = keras.layers.Dense(classes, kernel_initializer=initial, dtype=exact, name="head")(x)
+            if classifier_activation is not None:
+                x = keras.layers.Activation(classifier_activation, dtype=exact, name="predictions")(x)
     inputs = images if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
     model = keras.Model(inputs, x, name=name)
     model.dtype_policy = policy  # `compile` asks the model whether the loss must be scaled (mixed_float16)
@@ -97,7 +98,10 @@ def ConvNeXtV2(
     if weights is not None:
         from keras_convnextv2.weights import apply_weights  # weights stands above the backbone
 
-        apply_weights(model, weights)
+        report = apply_weights(model, weights)
+        if "head/kernel" in report.untouched:
+            head = model.get_layer("head")
+            head.kernel.assign(head.kernel_initializer(head.kernel.shape, head.kernel.dtype))
     return model
 
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-import zipfile
+import warnings
 
 import keras
-import numpy as np
 
+from keras_convnextv2.preprocessing import channel_statistics
+from keras_convnextv2.weights.channels import adapted_stem, how_adapted, statistics
 from keras_convnextv2.weights.hub import weights_file
-from keras_convnextv2.weights.matching import measure, pair_up, recognise, some
+from keras_convnextv2.weights.matching import STEM, measure, pair_up, recognise, some
 from keras_convnextv2.weights.readers import Arrays, finite_or_raise, open_arrays
 from keras_convnextv2.weights.rows import OWN, TRANSFORMS
 
@@ -23,6 +24,7 @@ class LoadReport:
         loaded: paths of the variables that were set.
         left_out: {name in the source: why it was not used}.
         untouched: {path of a variable: why it was left as it is}.
+        adapted: {path of a variable that was set: what was done to it}; the stem, where the channels differ.
     """
 
     source: str
@@ -30,17 +32,19 @@ class LoadReport:
     loaded: tuple
     left_out: dict
     untouched: dict
+    adapted: dict = dataclasses.field(default_factory=dict)
 
     def __repr__(self):
         lines = [f"{len(self.loaded)} variables set from {self.source!r}, format {self.format!r}"]
-        for title, names in (("not used from it", self.left_out), ("left as they are", self.untouched)):
+        groups = {"adapted": self.adapted, "not used from it": self.left_out, "left as they are": self.untouched}
+        for title, names in groups.items():
             for reason in dict.fromkeys(names.values()):
                 group = [name for name, why in names.items() if why == reason]
                 lines.append(f"  {title}: {', '.join(group)} ({reason})")
         return "\n".join(lines)
 
 
-def load_weights(model, path, skip_head=False):
+def load_weights(model, path, skip_head=False, *, ema=False, verbose=0):
     """Fill a model from a file, completely or not at all.
 
     The layout is recognised from the names in the file: the authors' fine-tuned and FCMAE files, their pre-training
@@ -49,12 +53,18 @@ def load_weights(model, path, skip_head=False):
     parts may be missing on one side: a final norm, head or decoder that the model lacks is left out, and a file from
     pre-training, which has no norm and no head, leaves the model's alone. The report names them.
 
+    The stem is adapted to a model of other channels, with a warning: to one, its kernel is the sum over the file's
+    channels, so that a grey picture gives what its three equal channels gave; to several, the file's channels repeated
+    in turn and rescaled. A decoder, which predicts pixels, is then left alone.
+
     Args:
         model: a model of `ConvNeXtV2`, with or without top, or an `FCMAE`.
         path: the file; or what is downloaded, the name of a preset (see `list_presets`; its size may be left out, and
             "imagenet" is `fcmae_ft_in1k`), "hf:owner/name" or "hf:owner/name/file". A .safetensors file needs the
             package safetensors, a torch file needs torch, on any backend.
         skip_head: leave the model's classifier as it is, whatever the file has.
+        ema: read the moving average that a training script has written into a torch file beside the weights.
+        verbose: 1 shows a progress bar.
     Returns:
         A `LoadReport`.
     Raises:
@@ -70,11 +80,9 @@ def load_weights(model, path, skip_head=False):
     path = weights_file(path, size.name or str(size), None if skip_head else size.classes)
     source = str(path) if os.path.isfile(os.path.expanduser(given)) else f"{given} ({path})"
     where = repr(source)
-    if path.suffix == ".keras":
-        return _from_model(model, _saved_model(path), where=where, source=source, skip_head=skip_head)
-    with open_arrays(path) as arrays:
+    with open_arrays(path, ema) as arrays:
         table = recognise(arrays.shapes, where)
-        return _fill(model, table, arrays, where=where, source=source, skip_head=skip_head)
+        return _fill(model, table, arrays, where=where, source=source, skip_head=skip_head, verbose=verbose)
 
 
 def apply_weights(model, weights):
@@ -102,16 +110,40 @@ def apply_weights(model, weights):
 def _from_model(model, other, *, where, source, skip_head):
     variables = _variables(other)
     arrays = Arrays(_shapes(other), lambda path: keras.ops.convert_to_numpy(variables[path]).astype("float32"))
-    return _fill(model, OWN, arrays, where=where, source=source, skip_head=skip_head)
+    return _fill(model, OWN, arrays, where=where, source=source, skip_head=skip_head, theirs=statistics(other))
 
 
-def _fill(model, table, arrays, *, where, source, skip_head):
+def _fill(model, table, arrays, *, where, source, skip_head, verbose=0, theirs=None):
     variables = _variables(model)
     plan = pair_up(table, arrays.shapes, _shapes(model), where=where, skip_head=skip_head)
     finite_or_raise(arrays, [name for name, _, _ in plan.pairs], where)
+    stem, adapted = _other_stem(model, plan, arrays, where, theirs)
+    bar = keras.utils.Progbar(len(plan.pairs), verbose=verbose, unit_name="array")
     for name, path, transform in plan.pairs:
-        variables[path].assign(np.ascontiguousarray(TRANSFORMS[transform].forward(arrays.read(name))))
-    return LoadReport(source, table.name, tuple(path for _, path, _ in plan.pairs), plan.left_out, plan.untouched)
+        value = stem[path] if path in stem else TRANSFORMS[transform].forward(arrays.read(name))
+        # A backend copies what is transposed, in one go. Else it may keep the array itself, a view of the file.
+        variables[path].assign(value.copy() if value.flags.c_contiguous else value)
+        bar.add(1)
+    loaded = tuple(path for _, path, _ in plan.pairs)
+    return LoadReport(source, table.name, loaded, plan.left_out, plan.untouched, adapted)
+
+
+def _other_stem(model, plan, arrays, where, theirs):
+    """({path: value}, {path: how it was made}) of a stem whose channels are not the file's, else two empty dicts."""
+    before, after = plan.channels
+    if before == after:
+        return {}, {}
+    read = {path: TRANSFORMS[form].forward(arrays.read(name)) for name, path, form in plan.pairs if path in STEM}
+    ours = statistics(model)
+    values = adapted_stem(*(read[path] for path in STEM), after, theirs or channel_statistics(before), ours)
+    how = how_adapted(before, after, folded=ours is not None)
+    decoder = plan.untouched.get("decoder/mask_token")
+    warnings.warn(
+        f"{where} has a stem for {before} channels, the model one for {after}: the kernel is made from {how}"
+        + (f"; the model's decoder is left as it is: {decoder}" if decoder else ""),
+        stacklevel=4,
+    )
+    return dict(zip(STEM, values, strict=True)), dict.fromkeys(STEM, how)
 
 
 def _variables(model):
@@ -128,16 +160,3 @@ def _variables(model):
 
 def _shapes(model):
     return {path: tuple(v.shape) for path, v in _variables(model).items()}
-
-
-def _saved_model(path):
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{str(path)!r} is damaged or cut off (not a whole .keras archive)")
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise ValueError(f"{str(path)!r} is no .keras file of this package ({_first_line(error)})") from error
-
-
-def _first_line(error):
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

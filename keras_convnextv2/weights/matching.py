@@ -9,6 +9,7 @@ import numpy as np
 from keras_convnextv2.sizes import SIZES
 from keras_convnextv2.weights.rows import OWN, PARTS, READABLE, TRANSFORMS, part_of
 
+STEM = ("stem/conv/kernel", "stem/conv/bias")
 SKIP_HEAD = "load_weights(model, path, skip_head=True) leaves the model's head at its initialisation"
 
 
@@ -21,6 +22,7 @@ class Size:
     stem: tuple | None  # (patch, patch, channels in, width)
     classes: int | None
     decoder_depth: int
+    decoder_dim: int | None = None
 
     @property
     def name(self):
@@ -33,11 +35,15 @@ class Size:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """(their name, our path, transform) of everything to set; what is left out or left alone, with the reason."""
+    """(their name, our path, transform) of everything to set; what is left out or left alone, with the reason.
+
+    `channels` are those of the two stems, the file's and the model's.
+    """
 
     pairs: tuple
     left_out: dict
     untouched: dict
+    channels: tuple
 
 
 def known_names(table, names):
@@ -73,15 +79,18 @@ def measure(table, shapes):
     per_block = sum(row.each == "block" for row in table.rows)
     per_decoder_block = max(1, sum(row.each == "decoder" for row in table.rows))
     counts, widths = collections.Counter(), collections.defaultdict(collections.Counter)
-    stem = classes = None
+    stem = classes = decoder_dim = None
     for name, row, index in known_names(table, shapes):
         counts[row.each, index.get("s")] += 1
         if row.each == "block" and row.ours.rsplit("/", 2)[-2] == "norm":
-            widths[index["s"]][shapes[name][-1]] += 1
-        elif row.ours == "stem/conv/kernel":
-            stem = shape_after(row.transform, shapes[name])
+            widths[index["s"]].update(shapes[name][-1:])
+        elif row.ours == STEM[0]:
+            shape = shape_after(row.transform, shapes[name]) or ()
+            stem = shape if len(shape) == 4 else None
         elif row.ours == "head/bias":
-            classes = shapes[name][-1]
+            classes = max(shapes[name], default=None)
+        elif row.ours == "decoder/mask_token":
+            decoder_dim = max(shapes[name], default=None)
     # rounded, so that one array too many or too few is reported as itself and not as another depth
     stages = range(1 + max(widths, default=-1))
     return Size(
@@ -90,6 +99,7 @@ def measure(table, shapes):
         stem=stem,
         classes=classes,
         decoder_depth=round(counts["decoder", None] / per_decoder_block),
+        decoder_dim=decoder_dim,
     )
 
 
@@ -109,15 +119,20 @@ def pair_up(table, theirs, ours, *, where, skip_head=False):
     """A Plan from two {name: shape}, the file's and the model's.
 
     Every array is used and every variable set exactly once, apart from whole parts (norm, head, decoder) that one
-    side does not have. Raises one line otherwise.
+    side does not have; and a decoder, which predicts pixels, is left alone where the stems differ in their channels.
+    Raises one line otherwise.
     """
     have, want = measure(table, theirs), measure(OWN, ours)
     _check_size(have, want, where)
     if not skip_head and have.classes and want.classes and have.classes != want.classes:
         raise ValueError(f"{where} has a head of {have.classes} classes, the model one of {want.classes}: {SKIP_HEAD}")
     parts = {side: _parts(table_, names) for side, table_, names in (("file", table, theirs), ("model", OWN, ours))}
-    surplus, lacking = _excused(parts["file"], parts["model"], want, where, skip_head)
-    wanted = expand(table, dataclasses.replace(want, decoder_depth=max(want.decoder_depth, have.decoder_depth)))
+    channels = tuple(size.stem and size.stem[2] for size in (have, want))
+    surplus, lacking = _excused(parts["file"], parts["model"], want, where, skip_head, channels)
+    if "decoder" not in surplus:
+        _check_decoder(have, want, where)
+    depth = have.decoder_depth if "decoder" in surplus else want.decoder_depth
+    wanted = expand(table, dataclasses.replace(want, decoder_depth=depth))
     expected = [w for w in wanted if w[2].part in parts["file"] or (w[2].part in parts["model"] - set(lacking))]
     pairs = [w for w in expected if w[2].part not in surplus]
     untouched = {path: lacking[part] for path in ours if (part := part_of(path)) in lacking}
@@ -127,6 +142,7 @@ def pair_up(table, theirs, ours, *, where, skip_head=False):
         pairs=tuple((their, path, row.transform) for their, path, row in pairs),
         left_out={their: surplus[row.part] for their, _, row in expected if row.part in surplus},
         untouched=untouched,
+        channels=channels,
     )
     _check_shapes(plan, theirs, ours, where)
     return plan
@@ -136,16 +152,20 @@ def _check_size(have, want, where):
     """Raises when depths, widths, or the stem differ."""
     if (have.depths, have.dims) != (want.depths, want.dims):
         raise ValueError(f"{where} holds {have}, the model has {want}: build the model with the file's depths and dims")
-    if have.decoder_depth and want.decoder_depth and have.decoder_depth != want.decoder_depth:
+    patch, wanted = (size.stem and size.stem[0] for size in (have, want))
+    if patch and wanted and patch != wanted:
         raise ValueError(
-            f"{where} has a decoder of depth {have.decoder_depth}, the model one of depth {want.decoder_depth}: "
-            f"build it with decoder_depth={have.decoder_depth}"
+            f"{where} has a stem with a patch kernel of {patch} x {patch}, which cannot be turned into one of "
+            f"{wanted} x {wanted}: build the model with stem_patch_size={patch}"
         )
-    for name, axis in (("channels", 2), ("stem_patch_size", 0)):
-        if have.stem and want.stem and have.stem[axis] != want.stem[axis]:
+
+
+def _check_decoder(have, want, where):
+    for name in ("decoder_depth", "decoder_dim"):
+        theirs, ours = getattr(have, name), getattr(want, name)
+        if theirs and ours and theirs != ours:
             raise ValueError(
-                f"{where} has a stem with {name} {have.stem[axis]}, the model one with {name} {want.stem[axis]}: "
-                f"build the model with {have.stem[axis]}"
+                f"{where} has a decoder of {name} {theirs}, the model one of {ours}: build it with {name}={theirs}"
             )
 
 
@@ -153,7 +173,7 @@ def _parts(table, names):
     return {row.part for _, row, _ in known_names(table, names)}
 
 
-def _excused(file, model, want, where, skip_head):
+def _excused(file, model, want, where, skip_head, channels):
     """({part of the file to leave out: reason}, {part of the model to leave alone: reason})."""
     surplus = {part: f"the model has no {PARTS[part]}" for part in PARTS if part in file - model}
     lacking = {}
@@ -164,7 +184,10 @@ def _excused(file, model, want, where, skip_head):
     if not file & {"norm", "head"}:  # what FCMAE leaves behind is an encoder without either
         lacking |= {part: "the file is from pre-training and has none" for part in model & {"norm", "head"}}
     if "decoder" in model - file:
-        lacking["decoder"] = "the file has none"
+        lacking["decoder"] = "new: the file has no decoder"
+    if "decoder" in model & file and None not in channels and channels[0] != channels[1]:
+        reason = f"a decoder predicts pixels, of {channels[0]} channels in the file and {channels[1]} in the model"
+        lacking["decoder"] = surplus["decoder"] = reason
     if "head" in model - file - set(lacking):
         raise ValueError(f"{where} has no classifier head, the model has one of {want.classes} classes: {SKIP_HEAD}")
     return surplus, lacking
@@ -190,7 +213,10 @@ def shape_after(transform, shape):
 def _check_shapes(plan, theirs, ours, where):
     for name, path, transform in plan.pairs:
         fits = len(theirs[name]) in TRANSFORMS[transform].ranks
-        if not fits or shape_after(transform, theirs[name]) != tuple(ours[path]):
+        shape = shape_after(transform, theirs[name])
+        if shape and path == STEM[0]:
+            shape = (*shape[:2], plan.channels[1], *shape[3:])  # the loader brings it to the model's channels
+        if not fits or shape != tuple(ours[path]):
             raise ValueError(
                 f"{where} does not fit: {name!r} has shape {tuple(theirs[name])}, "
                 f"which does not give {path} {tuple(ours[path])}"

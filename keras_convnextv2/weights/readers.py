@@ -3,16 +3,21 @@
 import argparse
 import contextlib
 import dataclasses
+import io
 import pathlib
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 KINDS = ".safetensors, .pt, .pth, .bin, .weights.h5, .keras"
+TORCH = (".pt", ".pth", ".bin")
 CONTAINERS = ("model", "state_dict")  # where a training script puts the weights, beside optimizer and arguments
+AVERAGES = ("model_ema", "state_dict_ema")  # and where the authors' and timm's put their moving average
+MAPPED = 1 << 26  # bytes of a file that stay mapped: read pages count as memory of the process until it is closed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +29,13 @@ class Arrays:
 
 
 @contextlib.contextmanager
-def open_arrays(path):
-    """The Arrays of a file by its ending; it stays open inside the `with`."""
-    with _OPENERS.get(path.suffix, _open_torch)(path) as arrays:
+def open_arrays(path, ema=False):
+    """The Arrays of a file by its ending, with `ema` its moving average; it stays open inside the `with`."""
+    if ema and path.suffix not in TORCH:
+        raise ValueError(
+            f"ema=True reads the moving average of a torch file ({', '.join(TORCH)}). Received: {str(path)!r}"
+        )
+    with _open_torch(path, ema) if path.suffix in TORCH else _OPENERS[path.suffix](path) as arrays:
         yield arrays
 
 
@@ -50,44 +59,69 @@ def _open_safetensors(path):
         import safetensors
     except ImportError as error:
         raise ImportError(f'{str(path)!r} needs safetensors: pip install "keras_convnextv2[weights]"') from error
-    try:
-        file = safetensors.safe_open(path, framework="numpy")
-    except safetensors.SafetensorError as error:
-        raise _damaged(path, error) from error
-    with file:
-        yield Arrays(
-            {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()},  # noqa: SIM118  not a dict
-            lambda name: file.get_tensor(name).astype("float32", copy=False),
-        )
+
+    def opened():
+        try:
+            return safetensors.safe_open(path, framework="numpy")
+        except safetensors.SafetensorError as error:
+            raise _damaged(path, error) from error
+
+    with contextlib.ExitStack() as stack:
+        file, mapped = stack.enter_context(opened()), 0
+
+        def read(name):
+            nonlocal file, mapped
+            if mapped > MAPPED:
+                stack.close()
+                file, mapped = stack.enter_context(opened()), 0
+            array = file.get_tensor(name)
+            mapped += array.nbytes
+            return array.astype("float32", copy=False)
+
+        names = file.keys()
+        yield Arrays({name: tuple(file.get_slice(name).get_shape()) for name in names}, read)
 
 
 @contextlib.contextmanager
-def _open_h5(path):
+def _open_keras(path):
+    """The weights in a .keras archive, which are a .weights.h5; the network that it describes is not built."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            content = io.BytesIO(archive.read("model.weights.h5"))
+    except (zipfile.BadZipFile, KeyError, EOFError, OSError, zlib.error) as error:
+        raise _damaged(path, error) from error
+    with _open_h5(path, content) as arrays:
+        yield arrays
+
+
+@contextlib.contextmanager
+def _open_h5(path, content=None):
     import h5py  # keras depends on both
     import ml_dtypes
 
     try:
-        file = h5py.File(path)
+        file = h5py.File(content or path)
     except OSError as error:
         raise _damaged(path, error) from error
     with file:
         found = {}
 
         def note(name, item):
-            if isinstance(item, h5py.Dataset) and item.dtype.kind != "u":  # not the states of random seeds
+            # a trained model's file holds its optimizer too; unsigned integers are the states of random seeds
+            if isinstance(item, h5py.Dataset) and item.dtype.kind != "u" and not name.startswith("optimizer/"):
                 found[_NUMBERED.sub(r"\1_0/", name)] = item
 
         file.visititems(note)
 
         def read(name):
             raw_bytes = found[name].attrs.get("dtype") == "bfloat16"  # Keras' mark: HDF5 has no such type
-            return np.array(found[name], dtype=ml_dtypes.bfloat16 if raw_bytes else None).astype("float32")
+            return np.array(found[name], dtype=ml_dtypes.bfloat16 if raw_bytes else None).astype("float32", copy=False)
 
         yield Arrays({name: tuple(item.shape) for name, item in found.items()}, read)
 
 
 @contextlib.contextmanager
-def _open_torch(path):
+def _open_torch(path, ema=False):
     try:
         import torch
     except ImportError as error:
@@ -102,9 +136,9 @@ def _open_torch(path):
                 f"{str(path)!r} was refused: it would run code or build objects other than arrays ({_reason(error)})"
             ) from error
         raise _damaged(path, error) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # what a cut pickle makes of its reader: IndexError, struct.error, ...
         raise _damaged(path, error) from error
-    tensors = _state_dict(content, path)
+    tensors = _state_dict(content, path, ema)
 
     def read(name):
         tensor = tensors[name].detach()
@@ -113,17 +147,25 @@ def _open_torch(path):
     yield Arrays({name: tuple(tensor.shape) for name, tensor in tensors.items()}, read)
 
 
-_OPENERS = {".safetensors": _open_safetensors, ".h5": _open_h5}
+_OPENERS = {".safetensors": _open_safetensors, ".keras": _open_keras, ".h5": _open_h5}
 _NUMBERED = re.compile(r"\b(stage|conv_ne_xt_v2_block)/")  # Keras numbers what is alike, but not the first
 
 
-def _state_dict(content, path):
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(content, Mapping) or not all(hasattr(value, "detach") for value in content.values()):
-        keys = sorted(map(str, content))[:5] if isinstance(content, Mapping) else type(content).__name__
-        raise ValueError(f"{str(path)!r} must hold named arrays, by themselves or under 'model'. Received: {keys!r}")
-    return dict(content)
+def _state_dict(content, path, ema):
+    named = content if isinstance(content, Mapping) else {}
+    held = next((named[key] for key in (AVERAGES if ema else CONTAINERS) if isinstance(named.get(key), Mapping)), None)
+    if ema and held is None:
+        raise ValueError(f"{str(path)!r} must hold 'model_ema' for ema=True. Received: {_keys(content)}")
+    held = content if held is None else held
+    if not isinstance(held, Mapping) or not all(hasattr(value, "detach") for value in held.values()):
+        raise ValueError(
+            f"{str(path)!r} must hold named arrays, by themselves or under 'model'. Received: {_keys(held)}"
+        )
+    return dict(held)
+
+
+def _keys(content):
+    return repr(sorted(map(str, content))[:5] if isinstance(content, Mapping) else type(content).__name__)
 
 
 def _damaged(path, error):

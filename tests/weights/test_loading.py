@@ -40,26 +40,61 @@ def test_torch_files_with_and_without_a_container(tmp_path, source, model, conta
     assert_same(model, values(source))
 
 
-def test_bfloat16_torch_file(tmp_path, source, model):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["timm", "timm conv", "huggingface", "huggingface model"])
+def test_bin_files_of_the_libraries(tmp_path, source, model, name, dtype):
     torch = pytest.importorskip("torch")
-    arrays = arrays_in("timm", source)
-    torch.save({name: torch.from_numpy(value).bfloat16() for name, value in arrays.items()}, tmp_path / "model.bin")
-    kc.load_weights(model, tmp_path / "model.bin")
+    number_type = getattr(torch, dtype)
+    tensors = {key: torch.from_numpy(value).to(number_type) for key, value in arrays_in(name, source).items()}
+    torch.save(tensors, tmp_path / "model.bin")
+    assert kc.load_weights(model, tmp_path / "model.bin").format == name
     assert_same(model, values(source))
 
 
-@pytest.mark.parametrize("ending, name", [(".weights.h5", "weights.h5"), (".keras", "keras")])
-def test_our_own_files(tmp_path, source, model, ending, name):
+@pytest.mark.parametrize("container", ["model_ema", "state_dict_ema"])
+def test_moving_average_on_request(tmp_path, source, model, container):
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.from_numpy(value) for name, value in arrays_in("official", source).items()}
+    last = {name: value + 1 for name, value in tensors.items()}
+    torch.save({"model": last, container: tensors, "epoch": 3}, tmp_path / "model.pth")
+    kc.load_weights(model, tmp_path / "model.pth", ema=True)
+    assert_same(model, values(source))
+    kc.load_weights(model, tmp_path / "model.pth")
+    np.testing.assert_array_equal(values(model)["norm/gamma"], values(source)["norm/gamma"] + 1)
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_progress_bar_on_request(tmp_path, source, model, capsys, verbose):
+    path = write(tmp_path / "model.safetensors", arrays_in("timm", source))
+    report = kc.load_weights(model, path, verbose=verbose)
+    said = capsys.readouterr().out
+    assert (f"{len(report.loaded)}/{len(report.loaded)}" in said) if verbose else not said
+
+
+@pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
+def test_our_own_files(tmp_path, source, model, ending):
     path = tmp_path / f"model{ending}"
     source.save_weights(path) if "h5" in ending else source.save(path)
-    assert kc.load_weights(model, path).format == name
+    assert kc.load_weights(model, path).format == "weights.h5"
     assert_same(model, values(source))
 
 
-def test_own_files_of_bfloat16(tmp_path, model):
-    halves = randomised(network(dtype="bfloat16"))
-    halves.save_weights(tmp_path / "half.weights.h5")
-    kc.load_weights(model, tmp_path / "half.weights.h5")
+@pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
+def test_optimizer_in_our_own_file_is_not_read(tmp_path, model, ending):
+    trained = network()
+    trained.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    trained.optimizer.build(trained.trainable_variables)
+    path = tmp_path / f"model{ending}"
+    trained.save_weights(path) if "h5" in ending else trained.save(path)
+    assert not kc.load_weights(model, path).left_out
+    assert_same(model, values(trained))
+
+
+@pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
+def test_own_files_of_bfloat16(tmp_path, model, ending):
+    halves, path = randomised(network(dtype="bfloat16")), tmp_path / f"half{ending}"
+    halves.save_weights(path) if "h5" in ending else halves.save(path)
+    kc.load_weights(model, path)
     for path, value in values(halves).items():
         np.testing.assert_array_equal(values(model)[path], value.astype("float32"), err_msg=path)
 
@@ -140,6 +175,33 @@ def test_weights_of_a_backbone(model, options):
     assert_same(model, values(backbone), untouched=report.untouched)
 
 
+def no_draw(*args, **kwargs):
+    raise AssertionError("random weights were drawn that a file fills")
+
+
+def test_weights_skip_the_draw_of_random_ones(tmp_path, source, monkeypatch):
+    path = write(tmp_path / "model.safetensors", arrays_in("timm", source))
+    monkeypatch.setattr(np.random, "default_rng", no_draw)
+    assert_same(network(weights=path), values(source))
+    with pytest.raises(AssertionError, match="drawn"):  # and only then
+        network()
+
+
+def test_a_new_head_is_drawn(source, fcmae):
+    for weights in (source, fcmae):
+        head = values(network(weights=weights, classes=400, head_init_scale=0.5))["head/kernel"]
+        assert head.std() == pytest.approx(0.01, rel=0.1) and abs(head.mean()) < 0.001
+
+
+def test_the_draw_comes_back_after_an_error(tmp_path, source):
+    keras.utils.set_random_seed(3)
+    before = values(network())
+    with pytest.raises(FileNotFoundError):
+        network(weights="nothing.pt")
+    keras.utils.set_random_seed(3)
+    assert_same(network(), before)
+
+
 def test_constructor_takes_an_fcmae_or_a_path(tmp_path, source, fcmae):
     model = network(weights=fcmae)
     assert_same(model, values(fcmae), untouched={"norm/gamma", "norm/beta", "head/kernel", "head/bias"})
@@ -187,6 +249,21 @@ def test_pretraining_files_give_the_encoder_of_the_fine_tuned_file(oracle, mini,
     report = kc.load_weights(mini, oracle / file)
     assert set(report.untouched) == {"norm/gamma", "norm/beta", "head/kernel", "head/bias"}
     assert_same(mini, expected, untouched=report.untouched)
+
+
+def test_moving_average_of_an_official_file_gives_its_logits(oracle, mini):
+    expected = np.load(oracle / "mini_expected.npz")
+    kc.load_weights(mini, oracle / "mini_official.pt", ema=True)
+    logits = mini.predict_on_batch(expected["image"])
+    np.testing.assert_allclose(logits, expected["logits_model_ema"], rtol=0, atol=1e-5)
+
+
+def test_released_file_says_that_the_decoder_is_new(oracle, mini):
+    model = kc.FCMAE(mini, patch_size=32, decoder_dim=16)
+    report = kc.load_weights(model, oracle / "mini_fcmae_released.pt")
+    decoder = {path: why for path, why in report.untouched.items() if path.startswith("decoder/")}
+    assert len(decoder) == 15 and set(decoder.values()) == {"new: the file has no decoder"}
+    assert f"left as they are: {', '.join(decoder)} (new: the file has no decoder)" in repr(report)
 
 
 def test_atto_files_hold_the_same_network(oracle):

@@ -26,7 +26,7 @@ THEIR_SHAPES = {  # every axis of its own length
 
 def size_of(name):
     depths, dims = SIZES[name]
-    return Size(depths, dims, (4, 4, 3, dims[0]), 1000, 1)
+    return Size(depths, dims, (4, 4, 3, dims[0]), 1000, 1, 512)
 
 
 def our_shapes(size, parts=("encoder", "norm", "head")):
@@ -132,6 +132,16 @@ def test_our_own_table_covers_every_kind_of_variable_once():
     assert max(counts.values()) == 1
     size = size_of("nano")
     assert measure(OWN, our_shapes(size, ("encoder", "norm", "head", "decoder"))) == size
+
+
+def test_an_array_without_axes_is_measured_as_nothing():
+    size = size_of("atto")
+    shapes = their_shapes(READABLE[0], size, our_shapes(size))
+    odd = shapes | {"stages.0.0.norm.weight": (), "head.bias": (), "downsample_layers.0.0.weight": ()}
+    measured = measure(READABLE[0], odd)
+    assert (measured.dims, measured.classes, measured.stem) == (size.dims, None, None)
+    with pytest.raises(ValueError, match="stages.0.0.norm.weight|downsample_layers.0.0.weight"):
+        pair_up(READABLE[0], odd, our_shapes(size), where="file")
 
 
 @pytest.mark.parametrize("fault", ["missing", "renamed", "added"])
