@@ -16,7 +16,7 @@ from keras_convnextv2.export import export_saved_model
 from keras_convnextv2.fcmae import FCMAE
 from keras_convnextv2.layers import GRN, ConvNeXtV2Block, DepthwiseConv2D, DropPath
 from keras_convnextv2.preprocessing import decode_predictions, preprocess_input
-from keras_convnextv2.weights import list_presets, load_weights, save_weights_as
+from keras_convnextv2.weights import list_presets, load_weights, preset_transform, save_weights_as
 
 __version__ = "0.1.0"
 
@@ -40,6 +40,7 @@ __all__ = [
     "list_presets",
     "load_weights",
     "preprocess_input",
+    "preset_transform",
     "pyramid",
     "save_weights_as",
 ]

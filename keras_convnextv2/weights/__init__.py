@@ -2,6 +2,17 @@
 
 from keras_convnextv2.weights.loading import LoadReport, apply_weights, load_weights
 from keras_convnextv2.weights.presets import Preset, list_presets
+from keras_convnextv2.weights.transform import EvaluationTransform, preset_transform
 from keras_convnextv2.weights.writing import SaveReport, save_weights_as
 
-__all__ = ["LoadReport", "Preset", "SaveReport", "apply_weights", "list_presets", "load_weights", "save_weights_as"]
+__all__ = [
+    "EvaluationTransform",
+    "LoadReport",
+    "Preset",
+    "SaveReport",
+    "apply_weights",
+    "list_presets",
+    "load_weights",
+    "preset_transform",
+    "save_weights_as",
+]
