@@ -22,6 +22,7 @@ ORDER = [
     "weights",
     "export",
     "visualize",
+    "convert",
     "__init__",
 ]
 

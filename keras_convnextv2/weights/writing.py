@@ -87,7 +87,7 @@ def save_weights_as(model, path, format, *, verbose=0):
     """
     if format not in ENDINGS:
         raise ValueError(f"format must be one of {', '.join(map(repr, ENDINGS))}. Received: {format!r}")
-    file = _file(path, format)
+    file = target(path, format)
     variables = _own_variables(model)
     size = measure(OWN, {path: tuple(v.shape) for path, v in variables.items()})
     table = layout(format, size, {part_of(path) for path in variables})
@@ -100,7 +100,7 @@ def save_weights_as(model, path, format, *, verbose=0):
     writers = {file: lambda part: save(arrays, part)}
     for name, config in configs.items():
         writers[file.with_name(name)] = _json_writer(config)
-    _write_all(writers)
+    write_whole(writers)
     return SaveReport(tuple(map(str, writers)), table.name, len(arrays), left_out, added)
 
 
@@ -115,7 +115,7 @@ def layout(format, size, parts):
     return TABLES["official" if parts & {"norm", "head"} else "official FCMAE"]
 
 
-def _file(path, format):
+def target(path, format):
     """The weights file for a path that is a folder or a file."""
     given, path = path, pathlib.Path(path).expanduser()
     fits = " or ".join(ENDINGS[format])
@@ -225,9 +225,9 @@ def _torch_writer(file):
     return save
 
 
-def _write_all(writers):
+def write_whole(writers):
     """{path: function that writes it}: all files under other names first, so that nothing half-written stays."""
-    parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in writers}
+    parts = {path: path.with_name(f".{os.getpid()}.part.{path.name}") for path in writers}
     try:
         for path, write in writers.items():
             path.parent.mkdir(parents=True, exist_ok=True)

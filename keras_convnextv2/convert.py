@@ -1,0 +1,152 @@
+"""Convert a file of weights into another library's.
+
+    python -m keras_convnextv2.convert convnextv2_atto_1k_224_ema.pt served --format timm --verify
+    python -m keras_convnextv2.convert convnextv2_tiny.fcmae_ft_in22k_in1k tiny.keras
+
+The network is built from the file itself: a classifier, a backbone or an FCMAE of any depths and dims.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+
+import keras
+
+from keras_convnextv2.backbone import ConvNeXtV2
+from keras_convnextv2.fcmae import FCMAE
+from keras_convnextv2.layers.initial import drawing
+from keras_convnextv2.weights.hub import HUB, weights_file
+from keras_convnextv2.weights.loading import load_weights
+from keras_convnextv2.weights.matching import known_names, measure, recognise
+from keras_convnextv2.weights.presets import list_presets
+from keras_convnextv2.weights.readers import open_arrays
+from keras_convnextv2.weights.rows import OWN, TABLES
+from keras_convnextv2.weights.verifying import compare_answers, compare_bits
+from keras_convnextv2.weights.writing import SaveReport, save_weights_as, target, write_whole
+
+FORMATS = ("official", "timm", "huggingface", "keras", "weights.h5")
+KERAS = ("keras", "weights.h5")  # what Keras itself writes
+ENDINGS = {".keras": "keras", ".weights.h5": "weights.h5", ".pt": "official", ".pth": "official"}
+
+
+def main(arguments=None):
+    """The command; returns its exit code: 0, 1 where --verify found a difference, 2 for input that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m keras_convnextv2.convert", description=__doc__.splitlines()[0])
+    parser.add_argument("source", metavar="IN", help="a file of weights, the name of a preset, or hf:owner/name")
+    parser.add_argument("out", metavar="OUT", help=f"a file ({', '.join(ENDINGS)}, .safetensors) or a folder")
+    parser.add_argument("--format", choices=FORMATS, help="what to write, where the ending of OUT does not say it")
+    parser.add_argument("--ema", action="store_true", help="read the moving average in a torch file")
+    parser.add_argument("--verify", action="store_true", help="compare both files with the model, bits and answers")
+    given = parser.parse_args(arguments)
+    try:
+        return _convert(given.source, given.out, given.format, given.ema, given.verify)
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _convert(source, out, form, ema, verify):
+    form = _form(out, form)
+    file = pathlib.Path(out).expanduser() if form in KERAS else target(out, form)
+    path = weights_file(source)
+    if file.exists() and os.path.samefile(path, file):
+        raise ValueError(f"IN and OUT must be two files. Received: {source!r} and {out!r}")
+    with open_arrays(path, ema) as arrays:
+        shapes = arrays.shapes
+        table = recognise(shapes, repr(str(path)))
+    if path.suffix == ".keras":
+        model = _saved_model(path)
+    else:
+        with drawing(False):  # all of its weights come from the file
+            model = _network(table, shapes, path, source)
+        print(load_weights(model, path, ema=ema, verbose=1))
+    report = _write(model, file, form)
+    print(_mapped(table, shapes, TABLES.get(report.format, OWN)))
+    print(report)
+    # with its configs, where a library surely takes this file of the folder
+    place = file.parent if file.name == "model.safetensors" else file
+    return _verify(model, (path, path, ema), (file, place)) if verify else 0
+
+
+def _form(out, form):
+    """The format to write, from OUT's ending and --format."""
+    said = next((kind for ending, kind in ENDINGS.items() if out.endswith(ending)), None)
+    if form is None and said is None:
+        raise ValueError(f"--format must be given where OUT ends in none of {', '.join(ENDINGS)}. Received: {out!r}")
+    if form and said and form != said:
+        raise ValueError(f"--format must fit OUT, whose ending says {said}. Received: --format {form} for {out!r}")
+    if form in KERAS and said is None:
+        raise ValueError(f"--format {form} needs an OUT that ends in .{form}. Received: {out!r}")
+    return form or said
+
+
+def _saved_model(path):
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{str(path)!r} must be a .keras file of this package. Received: {first[:200]}") from error
+
+
+def _network(table, shapes, path, source):
+    """The model that a file is of; its weights are still to be loaded."""
+    size, parts = measure(table, shapes), {row.part for _, row, _ in known_names(table, shapes)}
+    if not size.depths or 0 in size.depths or None in size.dims:
+        raise ValueError(f"{str(path)!r} must hold a whole network. Received: one of {size}")
+    name = source.removeprefix(HUB)
+    preset = next((p for p in list_presets() if name in (p.name, p.hub, f"{p.hub}/{p.file}") and p.classes), None)
+    side = preset and preset.input_size  # a file does not tell: any size then
+    patch, _, channels, _ = size.stem or (4, 4, 3, None)
+    network = ConvNeXtV2(
+        size.depths,
+        size.dims,
+        include_top="head" in parts,
+        input_shape=(side, side, channels),
+        pooling="avg" if "norm" in parts else None,
+        classes=size.classes or 1,
+        stem_patch_size=patch,
+        name=f"convnextv2_{size.name}" if size.name else "convnextv2",
+    )
+    if "decoder" not in parts:
+        return network
+    return FCMAE(network, decoder_dim=size.decoder_dim or 1, decoder_depth=max(1, size.decoder_depth))
+
+
+def _write(model, file, form):
+    if form not in KERAS:
+        return save_weights_as(model, file, form, verbose=1)
+    write_whole({file: model.save if form == "keras" else model.save_weights})
+    layout = "weights.h5 FCMAE" if form == "weights.h5" and isinstance(model, FCMAE) else form
+    return SaveReport((str(file),), layout, len(model.weights), {}, {})
+
+
+def _mapped(table, shapes, target_table):
+    """One line a kind of parameter: its name in IN, here and in OUT, how many there are, the first one's shape."""
+    theirs = {row.ours: row.theirs for row in target_table.rows}
+    kinds = {}
+    for name, row, _ in known_names(table, shapes):
+        kinds.setdefault(row, []).append(name)
+    lines = [("IN", "here", "OUT", "arrays", "shape in IN")]
+    for row in (row for row in table.rows if row in kinds):
+        first = "x".join(map(str, shapes[kinds[row][0]]))
+        lines.append((row.theirs, row.ours, theirs.get(row.ours, "left out"), str(len(kinds[row])), first))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+def _verify(model, *sides):
+    """Says what was compared; 1 where something differs, else 0. A side: file, what a library is given, ema."""
+    agreed = []
+    for label, (file, place, *ema) in zip(("IN", "OUT"), sides, strict=True):
+        layout, line, equal = compare_bits(model, file, *ema)
+        print(f"{label}: {line}")
+        reading, agree = compare_answers(model, layout, place, *ema)
+        print(f"{label}: {reading}")
+        agreed += [equal, agree is not False]
+    return 0 if all(agreed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Is a model what a file holds? By its bits, and by what the library of the file answers."""
+
+import keras
+import numpy as np
+
+from keras_convnextv2.backbone import stages_of, total_stride
+from keras_convnextv2.weights.matching import pair_up, recognise
+from keras_convnextv2.weights.peers import answers
+from keras_convnextv2.weights.readers import open_arrays
+from keras_convnextv2.weights.rows import TRANSFORMS
+
+# Who reads a layout; nobody outside reads mmpretrain's here, the pre-training script's and Keras'. timm knows the
+# authors' names too.
+LIBRARIES = {
+    "timm": "timm",
+    "timm conv": "timm",
+    "official": "timm",
+    "official FCMAE": "timm",
+    "huggingface": "transformers",
+    "huggingface model": "transformers",
+}
+# For each value, per unit of the largest of its kind; the smallest real mistake, another epsilon, shows as 3.4e-5.
+TOLERANCE = 2e-5
+
+
+def compare_bits(model, path, ema=False):
+    """Compare every array of a file with its variable.
+
+    Returns:
+        (name of the layout, a line that says what was compared, whether all are equal)
+    """
+    variables = {v.path: v for v in model.weights}
+    with open_arrays(path, ema) as arrays:
+        table = recognise(arrays.shapes, repr(str(path)))
+        plan = pair_up(table, arrays.shapes, {p: tuple(v.shape) for p, v in variables.items()}, where=repr(str(path)))
+        wrong = []
+        for name, ours, transform in plan.pairs:
+            value = keras.ops.convert_to_numpy(variables[ours]).astype("float32")
+            if not np.array_equal(TRANSFORMS[transform].forward(arrays.read(name)), value):
+                wrong.append(name)
+    line = f"{len(plan.pairs) - len(wrong)} of {len(plan.pairs)} arrays equal the model's bit for bit"
+    if wrong:
+        line += f"; different: {', '.join(wrong[:3])}"
+    if plan.untouched:
+        line += f"; without {len(plan.untouched)} of the model's variables: {next(iter(plan.untouched.values()))}"
+    return table.name, line, not wrong
+
+
+def compare_answers(model, layout, place, ema=False):
+    """Compare the model's last map, and its logits, with those of the library that reads the file, on random images.
+
+    Args:
+        model: of `ConvNeXtV2`, or an `FCMAE`, whose encoder is then compared.
+        layout: the name of the file's layout.
+        place: the file, or the folder with its config.
+    Returns:
+        (a line that says what was compared or why not, whether it agrees; None where nothing was compared)
+    """
+    library = LIBRARIES.get(layout)
+    if library is None:
+        return f"answers not compared: no other library reads {layout!r} files", None
+    network = getattr(model, "backbone", model)
+    last = stages_of(network)[-1]
+    if last.compute_dtype != "float32":
+        return f"answers not compared: the model computes in {last.compute_dtype}", None
+    stride = total_stride(network)
+    height, width = (side or 2 * stride for side in network.input_shape[1:3])
+    images = np.random.default_rng(0).normal(size=(1, height, width, network.input_shape[3])).astype("float32")
+    try:
+        theirs = answers(library, place, images, ema)
+    except ImportError as error:
+        return f"answers not compared: {error}", None
+    except RuntimeError as error:
+        return f"answers not compared: {error}", False
+    ours = _answers(network, last, images)
+    names = sorted(ours.keys() & theirs.keys())
+    worst = {name: np.abs(ours[name] - theirs[name]).max() / max(1, np.abs(ours[name]).max()) for name in names}
+    agree = all(bool(value <= TOLERANCE) for value in worst.values())  # False for NaN
+    said = " and ".join(f"{name} within {value:.1e}" for name, value in worst.items())
+    return f"{library} answers {'alike' if agree else 'something else'}: {said} (at most {TOLERANCE:.0e})", agree
+
+
+def _answers(network, last, images):
+    outputs = {"features": last.output}
+    if "head" in [layer.name for layer in network.layers]:
+        outputs["logits"] = network.get_layer("head").output
+    # from the stem on: libraries take images that are already normalised
+    return keras.Model(network.get_layer("stem").input, outputs).predict_on_batch(images)
