@@ -17,9 +17,15 @@ def _pointwise_plain(x, kernel, bias):
 
 
 def _pointwise_torch(x, kernel, bias):
+    import torch
     import torch.nn.functional as F
 
-    return F.linear(x, kernel.mT, bias)  # the bias inside the product: no pass of its own
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return F.linear(x, kernel.mT, bias)
+    # On CPUs oneDNN's convolution is up to twice as fast as the matrix product, which is MKL's.
+    image = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, 1, N) in channels-last memory
+    y = F.conv2d(image, kernel.mT[:, :, None, None], bias)
+    return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], kernel.shape[1])
 
 
 def _pointwise_xla(x, kernel, bias):
