@@ -132,26 +132,30 @@ def _torch_function():
     import torch.nn.functional as F
 
     class GeluGRN(torch.autograd.Function):
+        # Each pass writes over what the one before it left: a fresh large tensor costs as much as filling it.
+
         @staticmethod
         def forward(ctx, x, gamma, beta, epsilon):
             activated = F.gelu(x)
             exact = _at_least_float32(activated)
-            norm = exact.square().sum(1, keepdim=True).sqrt()  # (B, 1, C); vector_norm is far slower along this axis
+            y = exact.square()
+            norm = y.sum(1, keepdim=True).sqrt_()  # (B, 1, C); vector_norm is far slower along this axis
             mean = norm.mean(-1, keepdim=True) + epsilon
             ctx.save_for_backward(x, activated, norm, mean, gamma)
-            return torch.addcmul(beta, exact, gamma * (norm / mean) + 1).to(x.dtype)
+            return torch.addcmul(beta, exact, gamma * (norm / mean) + 1, out=y).to(x.dtype)
 
         @staticmethod
         @torch.autograd.function.once_differentiable
         def backward(ctx, dy):
             x, activated, norm, mean, gamma = ctx.saved_tensors
             slope, exact, response = _at_least_float32(dy), _at_least_float32(activated), norm / mean
-            along = (slope * exact).sum(1, keepdim=True)  # (B, 1, C)
+            product = slope * exact
+            along = product.sum(1, keepdim=True)  # (B, 1, C)
             dresponse = along * gamma
             dnorm = dresponse / mean - (dresponse * norm).mean(-1, keepdim=True) / mean**2
             pull = torch.where(norm > 0, dnorm / norm.clamp_min(1e-30), 0.0)  # a silent channel gets slope 0
-            dactivated = torch.addcmul(exact * pull, slope, gamma * response + 1)
-            dx = torch.ops.aten.gelu_backward(dactivated.to(x.dtype), x)
+            dactivated = torch.mul(exact, pull, out=product).addcmul_(slope, gamma * response + 1).to(x.dtype)
+            dx = torch.ops.aten.gelu_backward.grad_input(dactivated, x, grad_input=dactivated)
             return dx, (along * response).sum((0, 1)), slope.sum((0, 1)), None
 
     return GeluGRN
