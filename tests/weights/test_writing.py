@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -119,8 +120,11 @@ def test_an_fcmae_elsewhere_is_its_encoder(oracle, mini_fcmae, tmp_path, name):
     report = kc.save_weights_as(mini_fcmae, tmp_path, name)
     assert sorted(report.left_out) == sorted(path for path in values(mini_fcmae) if path.startswith("decoder/"))
     assert "files have no FCMAE decoder" in repr(report) and "added" in repr(report)
+    held = contents(report.files[0])
+    for theirs in report.added:
+        np.testing.assert_array_equal(held[theirs], np.full(32, theirs.endswith("weight"), "float32"))
     other = mini_network(include_top=False)
-    assert kc.load_weights(other, report.files[0]).left_out.keys() == report.added.keys()
+    assert len(report.added) == 2 and kc.load_weights(other, report.files[0]).left_out.keys() == report.added.keys()
     assert_same(other, values(mini_fcmae))
 
 
@@ -260,13 +264,14 @@ def test_pooling_by_the_largest_is_said_to_timm(tmp_path):
 def test_a_fault_in_mid_write_leaves_what_was_there(small, tmp_path, monkeypatch):
     kc.save_weights_as(small, tmp_path, "huggingface")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other = randomised(mini_network(classes=9))
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing.json, "dumps", full)
+    monkeypatch.setattr(writing, "json", types.SimpleNamespace(dumps=full))  # the weights are written by then
     with pytest.raises(OSError, match="No space left"):
-        kc.save_weights_as(mini_network(classes=9), tmp_path, "huggingface")
+        kc.save_weights_as(other, tmp_path, "huggingface")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
