@@ -38,7 +38,10 @@ def not_finite(arrays):
     arrays[KERNEL][0, 0, 3, 3] = np.nan
 
 
-@pytest.mark.parametrize("fault", [renamed, missing, doubled, reshaped, not_finite], ids=lambda f: f.__name__)
+FAULTS = (renamed, missing, doubled, reshaped, not_finite)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])
 def test_fault_is_named_and_changes_nothing(tmp_path, source, model, fault, ending):
     arrays = arrays_in("official", source)
@@ -50,6 +53,21 @@ def test_fault_is_named_and_changes_nothing(tmp_path, source, model, fault, endi
     else:
         write(path, arrays)
     refused(model, path, KERNEL)
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "truncated"], ids=lambda f: getattr(f, "__name__", f))
+def test_fault_in_a_published_file(tmp_path, hub, small_presets, source, model, fault):
+    pytest.importorskip("huggingface_hub")
+    arrays = arrays_in("official", source)
+    if fault != "truncated":
+        fault(arrays)
+    content = write(tmp_path / "model.safetensors", arrays).read_bytes()
+    hub.files["timm/convnextv2_small.fcmae_ft_in1k/model.safetensors"] = content[: -1 if fault == "truncated" else None]
+    before = values(model)
+    with pytest.raises(ValueError, match="damaged or cut off" if fault == "truncated" else KERNEL) as info:
+        kc.load_weights(model, "imagenet")
+    assert "\n" not in str(info.value) and "timm--convnextv2_small.fcmae_ft_in1k" in str(info.value)
+    assert_same(model, before)
 
 
 def fault_in_h5(path, fault):
