@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -34,30 +35,41 @@ class Contestant:
         task: what to run and with which sizes, for that library's function.
         backend: of Keras, for libraries that use it.
         environment: further variables.
+        pause: stop the worker and its own workers while others run, who would read ahead meanwhile.
     """
 
-    def __init__(self, name, library, task, backend=None, environment=None):
-        self.name, self.seconds, self.facts = name, [], {}
-        self.ours = library == "ours"
+    def __init__(self, name, library, task, backend=None, environment=None, pause=False):
+        self.name, self.seconds, self.facts, self.pause = name, [], {}, pause
+        self.ours = library in ("ours", "our pipeline", "fcmae")
         chosen = {**os.environ, **ENVIRONMENT, **({"KERAS_BACKEND": backend} if backend else {}), **(environment or {})}
         command = [sys.executable, "-m", "benchmarks.worker", json.dumps({"library": library, "task": task})]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=chosen, cwd=ROOT, text=True
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        # a group of its own can be stopped as a whole; the system wakes and ends a stopped one whose parent is gone
+        group = {"process_group": 0} if pause else {}
+        self.process = subprocess.Popen(command, env=chosen, cwd=ROOT, text=True, **pipes, **group)
 
     def answer(self):
         """The worker's next line, as data; None when it gave up, which it explains in `facts["error"]`."""
         line = self.process.stdout.readline()
         reply = json.loads(line) if line else {"error": f"ended with {self.process.wait()}"}
         self.facts |= {key: value for key, value in reply.items() if key != "seconds"}
+        if "seconds" in reply:
+            self.signal("SIGSTOP")
         return reply.get("seconds")
 
     def step(self):
+        self.signal("SIGCONT")
         self.process.stdin.write("step\n")
         self.process.stdin.flush()
         return self.answer()
 
+    def signal(self, name):
+        if self.pause:
+            os.killpg(self.process.pid, getattr(signal, name))
+
     def close(self):
+        if self.process.poll() is None:
+            self.signal("SIGCONT")
         self.process.stdin.close()
         self.process.wait()
 
@@ -104,10 +116,16 @@ def add_ratios(results):
 
 def table(title, results, absent):
     """Markdown."""
+    memory = any("activations_mb" in row for row in results)
     lines = [f"**{title}**", "", "| | ms a step | of the best other | first step, s |", "|---|---:|---:|---:|"]
+    if memory:
+        lines[2:] = ["| | activations, MB |", "|---|---:|"]
     for row in sorted(results, key=lambda row: row["median"]):
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
         name = f"**{row['name']}**" if row["ours"] else row["name"]
+        if memory:
+            lines.append(f"| {name} | {row['activations_mb']:.0f} |")
+            continue
         lines.append(f"| {name} | {1e3 * row['median']:.0f} | {ratio} | {row['first']:.1f} |")
     lines += [f"\nNot here: {name} ({reason})." for name, reason in absent.items()]
     return "\n".join(lines)
@@ -130,6 +148,11 @@ def versions(results):
     return dict(sorted(found.items()))
 
 
+def add_memory(options):
+    """The environment that makes workers measure memory where `--memory` asks; then a round is one step."""
+    return {"BENCHMARK_MEMORY": "1"} if options.memory else {}
+
+
 def parser(description, **defaults):
     """What every contest takes."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -137,7 +160,9 @@ def parser(description, **defaults):
     options.add_argument("--batch", nargs="+", type=int, default=defaults.get("batch", [16]), help="batch sizes")
     options.add_argument("--side", type=int, default=224, help="pixels of the square images")
     options.add_argument("--dtype", default="float32", help="float32, or bfloat16 (mixed precision)")
-    options.add_argument("--rounds", type=int, default=15, help="measured steps of each contestant")
+    options.add_argument(
+        "--rounds", type=int, default=defaults.get("rounds", 15), help="measured steps of each contestant"
+    )
     options.add_argument("--only", nargs="*", help="take only contestants whose name contains one of these")
     options.add_argument("--json", type=pathlib.Path, help="write everything measured there")
     return options

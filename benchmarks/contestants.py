@@ -7,6 +7,9 @@ import importlib.metadata
 
 import numpy as np
 
+from benchmarks.loaders import our_pipeline, torch_pipeline
+from benchmarks.pretraining import fcmae
+
 CLASSES = 1000
 LEARNING_RATE = 1e-3
 
@@ -42,8 +45,11 @@ def keras_step(model, task, batch, side, jit=None):
     import keras
 
     images, labels = pictures(batch, side)
+    optimizer = keras.optimizers.AdamW(LEARNING_RATE)
+    if task != "predict":
+        optimizer.build(model.trainable_variables)
     model.compile(
-        keras.optimizers.AdamW(LEARNING_RATE),
+        optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile="auto" if jit is None else jit,
     )
@@ -73,6 +79,9 @@ def stock_keras(task, size, batch, side, dtype, jit=None):
 
 
 def transformers(task, size, batch, side, dtype, compiled=False):
+    from keras_convnextv2.weights.peers import import_torchvision
+
+    import_torchvision()  # transformers imports it where it is installed
     from transformers import ConvNextV2Config, ConvNextV2ForImageClassification
 
     from keras_convnextv2.sizes import SIZES
@@ -85,8 +94,9 @@ def transformers(task, size, batch, side, dtype, compiled=False):
 
 
 def timm(task, size, batch, side, dtype, compiled=False):
-    import torch
-    for n in ("nms", "qnms"): torch.library.define("torchvision::" + n, "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    from keras_convnextv2.weights.peers import import_torchvision
+
+    import_torchvision()
     import timm
 
     model = timm.create_model(f"convnextv2_{size}", num_classes=CLASSES)
@@ -129,4 +139,14 @@ def torch_step(model, logits_of, task, batch, side, dtype, compiled):
     return train
 
 
-LIBRARIES = {"ours": ours, "stock_keras": stock_keras, "transformers": transformers, "timm": timm}
+LIBRARIES = {
+    "ours": ours,
+    "stock_keras": stock_keras,
+    "transformers": transformers,
+    "timm": timm,
+    "fcmae": fcmae,
+    "masked dense": fcmae,
+    "supervised": ours,
+    "our pipeline": our_pipeline,
+    "torch pipeline": torch_pipeline,
+}

@@ -1,5 +1,7 @@
 """The side of a contestant: builds its task, then runs one step for every line that it gets."""
 
+import ctypes
+import gc
 import json
 import os
 import sys
@@ -20,18 +22,37 @@ def main(order):
     start = time.perf_counter()
     try:
         step, facts = LIBRARIES[order["library"]](**order["task"])
+        before = resident("VmRSS")
         step()
     except (ImportError, RuntimeError) as error:
         say(error=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
         return
     first = time.perf_counter() - start
     step()  # some compile a second time, for states that come out of the first step
+    if os.environ.get("BENCHMARK_MEMORY"):
+        facts = {**facts, "activations_mb": peak_of(step) - before}
     step()
     say(seconds=first, **facts)
     for _ in sys.stdin:
         start = time.perf_counter()
         step()
         say(seconds=time.perf_counter() - start)
+
+
+def resident(field):
+    """VmRSS (now) or VmHWM (the highest since it was reset) of this process, in MB."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(field + ":"))
+
+
+def peak_of(step):
+    """The highest memory during a step, in MB, after what compiling left behind has been given back."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # resets VmHWM
+    step()
+    return resident("VmHWM")
 
 
 if __name__ == "__main__":

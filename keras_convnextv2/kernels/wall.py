@@ -17,7 +17,7 @@ def behind_wall(function, like, *tensors):
         tensors: its arguments; the first one decides.
     """
     # Only NaN differs from itself, and the compiler cannot know: the other branch then is what would come out anyway.
-    # A choice by number: XLA turns a choice by truth value into a `select` of both, if the branches look cheap.
+    # Not a choice by number (`ops.switch`): TensorFlow's XLA then evaluates the network while it compiles, for minutes.
     first = ops.reshape(tensors[0], (-1,))[0]
     several = isinstance(like, tuple)
 
@@ -25,4 +25,4 @@ def behind_wall(function, like, *tensors):
         unknown = tuple(ops.full_like(x, math.nan) for x in (like if several else (like,)))
         return unknown if several else unknown[0]
 
-    return ops.switch(ops.cast(first == first, "int32"), (lambda *_: nothing(), function), *tensors)
+    return ops.cond(first == first, lambda: function(*tensors), nothing)

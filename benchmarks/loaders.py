@@ -1,0 +1,77 @@
+"""Input pipelines of pictures in folders, each through what its users call. Every function returns (one step, facts).
+
+Tasks: "pretrain" (random crop of 20 to 100% of the area, flip, mask of 19 of 49 patches, no labels) and "finetune"
+(8 to 100%, flip, labels). A step is some batches. Nobody keeps decoded pictures: the sets that count do not fit.
+"""
+
+import itertools
+
+SCALES = {"pretrain": (0.2, 1.0), "finetune": (0.08, 1.0)}
+PATCH, RATIO = 32, 0.6  # of the mask
+
+
+def our_pipeline(task, folder, batch, side, workers, batches, keep=False):
+    import tensorflow as tf
+
+    from benchmarks.contestants import versions
+    from training.data import as_numpy, open_source, picture_source, training_batches
+
+    if not keep:
+        picture_source.MEMORY_LIMIT = 0
+    pretrain = task == "pretrain"
+    loader = training_batches(
+        open_source(f"folder:{folder}", "unlabelled" if pretrain else "train"),
+        batch_size=batch,
+        image_size=(side, side),
+        seed=0,
+        first_step=0,
+        steps=1_000_000,
+        crop_scale=SCALES[task],
+        mask=(PATCH, RATIO) if pretrain else None,
+        workers=workers,
+    )
+    facts = {"versions": {**versions("pillow")["versions"], "tensorflow": tf.__version__}, "images": batch * batches}
+    return taking(as_numpy(loader), batches), facts
+
+
+def torch_pipeline(task, folder, batch, side, workers, batches, floats=False):
+    """A PyTorch DataLoader with Pillow and torchvision; `floats` divides by 255 in the workers (ToTensor)."""
+    import torch
+
+    from benchmarks.contestants import versions
+    from keras_convnextv2.weights.peers import import_torchvision
+
+    import_torchvision()
+    from torchvision import datasets, transforms
+
+    steps = [
+        transforms.RandomResizedCrop(side, SCALES[task], interpolation=transforms.InterpolationMode.BICUBIC),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor() if floats else transforms.PILToTensor(),
+    ]
+    pictures = datasets.ImageFolder(f"{folder}/train", transforms.Compose(steps))
+    loader = torch.utils.data.DataLoader(
+        pictures, batch, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True
+    )
+    patches = (side // PATCH) ** 2
+
+    def endless():
+        while True:
+            for images, labels in loader:
+                if task == "pretrain":  # as the reference does, in the process that trains
+                    noise = torch.rand(len(images), patches)
+                    yield images, noise.argsort(1)[:, : int(patches * (1 - RATIO))].sort(1).values
+                else:
+                    yield images, labels
+
+    return taking(endless(), batches), {**versions("torch", "torchvision", "pillow"), "images": batch * batches}
+
+
+def taking(loader, batches):
+    """A function that takes so many batches."""
+
+    def step():
+        for _ in itertools.islice(loader, batches):
+            pass
+
+    return step
