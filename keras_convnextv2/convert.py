@@ -13,7 +13,7 @@ import sys
 
 import keras
 
-from keras_convnextv2.backbone import ConvNeXtV2
+from keras_convnextv2.backbone import DEFAULT_SIDE, ConvNeXtV2
 from keras_convnextv2.fcmae import FCMAE
 from keras_convnextv2.layers.initial import drawing
 from keras_convnextv2.weights.hub import HUB, weights_file
@@ -27,6 +27,7 @@ from keras_convnextv2.weights.writing import SaveReport, save_weights_as, target
 
 FORMATS = ("official", "timm", "huggingface", "keras", "weights.h5")
 KERAS = ("keras", "weights.h5")  # what Keras itself writes
+CONFIGURED = ("timm", "huggingface")  # these get a config that names a picture size
 ENDINGS = {".keras": "keras", ".weights.h5": "weights.h5", ".pt": "official", ".pth": "official"}
 
 
@@ -61,6 +62,8 @@ def _convert(source, out, form, ema, verify):
         with drawing(False):  # all of its weights come from the file
             model = _network(table, shapes, path, source)
         print(load_weights(model, path, ema=ema, verbose=1))
+    if form in CONFIGURED and not _preset(source) and None in getattr(model, "backbone", model).input_shape[1:3]:
+        print(f"picture size unknown: {DEFAULT_SIDE} written into the config")
     report = _write(model, file, form)
     print(_mapped(table, shapes, TABLES.get(report.format, OWN)))
     print(report)
@@ -94,9 +97,8 @@ def _network(table, shapes, path, source):
     size, parts = measure(table, shapes), {row.part for _, row, _ in known_names(table, shapes)}
     if not size.depths or 0 in size.depths or None in size.dims:
         raise ValueError(f"{str(path)!r} must hold a whole network. Received: one of {size}")
-    name = source.removeprefix(HUB)
-    preset = next((p for p in list_presets() if name in (p.name, p.hub, f"{p.hub}/{p.file}") and p.classes), None)
-    side = preset and preset.input_size  # a file does not tell: any size then
+    preset = _preset(source)
+    side = preset.input_size if preset and preset.classes else None  # a file does not tell: any size then
     patch, _, channels, _ = size.stem or (4, 4, 3, None)
     network = ConvNeXtV2(
         size.depths,
@@ -111,6 +113,17 @@ def _network(table, shapes, path, source):
     if "decoder" not in parts:
         return network
     return FCMAE(network, decoder_dim=size.decoder_dim or 1, decoder_depth=max(1, size.decoder_depth))
+
+
+def _preset(source):
+    """The published network that IN says it is: a name, a place on the hub, the authors' name of a file; else None."""
+    name = source.removeprefix(HUB)
+    file = os.path.basename(name)
+    for preset in list_presets():
+        named = name in (preset.name, preset.hub) or file == os.path.basename(preset.official)
+        if named or name.startswith(f"{preset.hub}/"):
+            return preset
+    return None
 
 
 def _write(model, file, form):

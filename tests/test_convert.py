@@ -110,6 +110,29 @@ def test_a_preset_brings_its_picture_size(hugging_face, tmp_path, monkeypatch):
     assert (data["input_size"], data["crop_mode"]) == ([3, 384, 384], "squash")
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "files/convnextv2_nano_22k_384_ema.pt",
+        "hf:facebook/convnextv2-nano-22k-384/pytorch_model.bin",
+        "timm/convnextv2_nano.fcmae_ft_in22k_in1k_384",
+    ],
+)
+def test_files_of_a_preset_bring_its_picture_size(source, hugging_face, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(convert, "weights_file", lambda source: pathlib.Path(hugging_face))
+    assert run(source, tmp_path, "--format", "huggingface") == 0
+    assert json.loads((tmp_path / "config.json").read_text())["image_size"] == 384
+    assert "picture size" not in capsys.readouterr().out
+
+
+def test_an_unknown_picture_size_is_said(hugging_face, tmp_path, capsys):
+    for form, times in (("timm", 1), ("official", 0)):
+        if form == "official":
+            pytest.importorskip("torch")
+        assert run(hugging_face, tmp_path, "--format", form) == 0
+        assert capsys.readouterr().out.count("picture size unknown: 224 written into the config\n") == times
+
+
 @pytest.mark.parametrize("ema", [False, True])
 def test_the_moving_average_on_request(oracle, mini, tmp_path, ema):
     pytest.importorskip("torch")
