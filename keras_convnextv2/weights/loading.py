@@ -10,7 +10,7 @@ from keras_convnextv2.preprocessing import channel_statistics
 from keras_convnextv2.weights.channels import adapted_stem, how_adapted, statistics
 from keras_convnextv2.weights.hub import weights_file
 from keras_convnextv2.weights.matching import STEM, measure, pair_up, recognise, some
-from keras_convnextv2.weights.readers import Arrays, finite_or_raise, open_arrays
+from keras_convnextv2.weights.readers import Arrays, finite_or_raise, numbers_or_raise, open_arrays
 from keras_convnextv2.weights.rows import OWN, TRANSFORMS
 
 
@@ -109,14 +109,17 @@ def apply_weights(model, weights):
 
 def _from_model(model, other, *, where, source, skip_head):
     variables = _variables(other)
-    arrays = Arrays(_shapes(other), lambda path: keras.ops.convert_to_numpy(variables[path]).astype("float32"))
+    types = {path: keras.backend.standardize_dtype(v.dtype) for path, v in variables.items()}
+    arrays = Arrays(_shapes(other), types, lambda path: keras.ops.convert_to_numpy(variables[path]).astype("float32"))
     return _fill(model, OWN, arrays, where=where, source=source, skip_head=skip_head, theirs=statistics(other))
 
 
 def _fill(model, table, arrays, *, where, source, skip_head, verbose=0, theirs=None):
     variables = _variables(model)
     plan = pair_up(table, arrays.shapes, _shapes(model), where=where, skip_head=skip_head)
-    finite_or_raise(arrays, [name for name, _, _ in plan.pairs], where)
+    names = [name for name, _, _ in plan.pairs]
+    numbers_or_raise(arrays, names, where)
+    finite_or_raise(arrays, names, where)
     stem, adapted = _other_stem(model, plan, arrays, where, theirs)
     bar = keras.utils.Progbar(len(plan.pairs), verbose=verbose, unit_name="array")
     for name, path, transform in plan.pairs:

@@ -71,6 +71,9 @@ def recognise(shapes, where):
             f"{where} is in no format that can be read ({', '.join(table.name for table in READABLE)}). "
             f"Received {len(shapes)} arrays: {some(shapes)}"
         )
+    empty = [name for name, shape in shapes.items() if 0 in shape]
+    if empty:
+        raise ValueError(f"{where} must hold whole arrays. Received: {empty[0]!r} of shape {tuple(shapes[empty[0]])}")
     return best
 
 

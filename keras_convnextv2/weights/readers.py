@@ -16,6 +16,8 @@ import numpy as np
 KINDS = ".safetensors, .pt, .pth, .bin, .weights.h5, .keras"
 TORCH = (".pt", ".pth", ".bin")
 CONTAINERS = ("model", "state_dict")  # where a training script puts the weights, beside optimizer and arguments
+NUMBERS = ("float16", "bfloat16", "float32", "float64")  # the types of arrays that are read
+SAFETENSORS_NUMBERS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 AVERAGES = ("model_ema", "state_dict_ema")  # and where the authors' and timm's put their moving average
 MAPPED = 1 << 26  # bytes of a file that stay mapped: read pages count as memory of the process until it is closed
 
@@ -25,6 +27,7 @@ class Arrays:
     """Named arrays that are read only when asked for."""
 
     shapes: dict  # name: tuple
+    types: dict  # name: str, one of NUMBERS or what is not read
     read: Callable  # name -> array of float32
 
 
@@ -78,8 +81,9 @@ def _open_safetensors(path):
             mapped += array.nbytes
             return array.astype("float32", copy=False)
 
-        names = file.keys()
-        yield Arrays({name: tuple(file.get_slice(name).get_shape()) for name in names}, read)
+        slices = {name: file.get_slice(name) for name in file.keys()}
+        types = {name: SAFETENSORS_NUMBERS.get(held.get_dtype(), held.get_dtype()) for name, held in slices.items()}
+        yield Arrays({name: tuple(held.get_shape()) for name, held in slices.items()}, types, read)
 
 
 @contextlib.contextmanager
@@ -117,7 +121,8 @@ def _open_h5(path, content=None):
             raw_bytes = found[name].attrs.get("dtype") == "bfloat16"  # Keras' mark: HDF5 has no such type
             return np.array(found[name], dtype=ml_dtypes.bfloat16 if raw_bytes else None).astype("float32", copy=False)
 
-        yield Arrays({name: tuple(item.shape) for name, item in found.items()}, read)
+        types = {name: item.attrs.get("dtype") or str(item.dtype) for name, item in found.items()}
+        yield Arrays({name: tuple(item.shape) for name, item in found.items()}, types, read)
 
 
 @contextlib.contextmanager
@@ -144,7 +149,14 @@ def _open_torch(path, ema=False):
         tensor = tensors[name].detach()
         return tensor.float().numpy()
 
-    yield Arrays({name: tuple(tensor.shape) for name, tensor in tensors.items()}, read)
+    types = {name: _torch_type(tensor) for name, tensor in tensors.items()}
+    yield Arrays({name: tuple(tensor.shape) for name, tensor in tensors.items()}, types, read)
+
+
+def _torch_type(tensor):
+    """Its number type; what holds no row of numbers, a sparse or a meta tensor, is said with it."""
+    numbers, layout = (str(kind).removeprefix("torch.") for kind in (tensor.dtype, tensor.layout))
+    return " ".join(("meta",) * tensor.is_meta + (layout,) * (layout != "strided") + (numbers,))
 
 
 _OPENERS = {".safetensors": _open_safetensors, ".keras": _open_keras, ".h5": _open_h5}
@@ -157,7 +169,7 @@ def _state_dict(content, path, ema):
     if ema and held is None:
         raise ValueError(f"{str(path)!r} must hold 'model_ema' for ema=True. Received: {_keys(content)}")
     held = content if held is None else held
-    if not isinstance(held, Mapping) or not all(hasattr(value, "detach") for value in held.values()):
+    if not isinstance(held, Mapping) or not all(isinstance(k, str) and hasattr(v, "detach") for k, v in held.items()):
         raise ValueError(
             f"{str(path)!r} must hold named arrays, by themselves or under 'model'. Received: {_keys(held)}"
         )
@@ -165,7 +177,7 @@ def _state_dict(content, path, ema):
 
 
 def _keys(content):
-    return repr(sorted(map(str, content))[:5] if isinstance(content, Mapping) else type(content).__name__)
+    return repr(sorted(content, key=str)[:5] if isinstance(content, Mapping) else type(content).__name__)
 
 
 def _damaged(path, error):
@@ -177,6 +189,13 @@ def _reason(error):
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "Unsupported" in line] or lines or [type(error).__name__]
     return telling[0].split(". Please")[0][:160]
+
+
+def numbers_or_raise(arrays, names, where):
+    """Raises and names an array that is of no type that can be read."""
+    for name in names:
+        if arrays.types[name] not in NUMBERS:
+            raise ValueError(f"{where} must hold {', '.join(NUMBERS)} only. Received: {name!r} of {arrays.types[name]}")
 
 
 def finite_or_raise(arrays, names, where):

@@ -210,6 +210,59 @@ def test_torch_file_without_arrays(tmp_path, model):
     refused(model, tmp_path / "model.pt", "must hold named arrays", "'lr'")
 
 
+def test_torch_file_without_names(tmp_path, model):
+    torch = pytest.importorskip("torch")
+    torch.save({"model": {0: torch.zeros(3)}}, tmp_path / "model.pt")
+    refused(model, tmp_path / "model.pt", "must hold named arrays", "Received: [0]")
+
+
+NUMBERS = "must hold float16, bfloat16, float32, float64 only"
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "bool", "complex64", "float8_e4m3fn", "meta", "sparse_coo"])
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_arrays_of_other_types(tmp_path, source, model, ending, dtype):
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.from_numpy(value) for name, value in arrays_in("official", source).items()}
+    number, path, said = getattr(torch, dtype, None), tmp_path / f"model{ending}", dtype
+    if isinstance(number, torch.dtype):
+        tensors[KERNEL] = tensors[KERNEL].to(number)
+    else:
+        tensors[KERNEL] = tensors[KERNEL].to_sparse() if dtype == "sparse_coo" else tensors[KERNEL].to(dtype)
+        said = f"{dtype} float32"
+    if ending == ".pt":
+        torch.save(tensors, path)
+    elif said != dtype:
+        pytest.skip("safetensors does not write it")
+    else:
+        from safetensors.torch import save_file
+
+        save_file(tensors, path)
+        names = {"int8": "I8", "uint8": "U8", "int64": "I64", "bool": "BOOL", "complex64": "C64"}
+        said = names.get(dtype, "F8_E4M3")
+    refused(model, path, NUMBERS, f"{KERNEL!r} of {said}")
+
+
+def test_integers_in_our_own_file(tmp_path, source, model):
+    import h5py
+
+    path, name = tmp_path / "model.weights.h5", "layers/stem/conv/vars/0"
+    source.save_weights(path)
+    with h5py.File(path, "a") as file:
+        kernel = file[name][:]
+        del file[name]
+        file[name] = kernel.astype("int32")
+    refused(model, path, NUMBERS, f"{name!r} of int32")
+
+
+@pytest.mark.parametrize("name", ["head.bias", "stages.0.0.norm.weight", "downsample_layers.0.0.weight"])
+def test_an_empty_array(tmp_path, source, model, name):
+    arrays = arrays_in("official", source)
+    arrays[name] = arrays[name][:0]
+    path = write(tmp_path / "model.safetensors", arrays)
+    refused(model, path, "must hold whole arrays", f"{name!r} of shape (0,")
+
+
 def test_no_moving_average_is_said(tmp_path, source, model):
     torch = pytest.importorskip("torch")
     torch.save({"model": {"a": torch.zeros(3)}, "epoch": 3}, tmp_path / "model.pt")
