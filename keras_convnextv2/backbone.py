@@ -1,6 +1,7 @@
 """The network as a functional Keras model: any depths and dims, the eight published sizes, and its feature pyramid."""
 
 import inspect
+import warnings
 
 import keras
 
@@ -102,6 +103,8 @@ def ConvNeXtV2(
         if "head/kernel" in report.untouched:
             head = model.get_layer("head")
             head.kernel.assign(head.kernel_initializer(head.kernel.shape, head.kernel.dtype))
+            new = " and ".join(sorted({path.split("/")[0] for path in report.untouched}))
+            warnings.warn(f"new in {name!r}: {new}; {report.source!r} has none that fits", stacklevel=2)
     return model
 
 

@@ -76,7 +76,10 @@ def _form(out, form):
     """The format to write, from OUT's ending and --format."""
     said = next((kind for ending, kind in ENDINGS.items() if out.endswith(ending)), None)
     if form is None and said is None:
-        raise ValueError(f"--format must be given where OUT ends in none of {', '.join(ENDINGS)}. Received: {out!r}")
+        choices = ", ".join(FORMATS)
+        raise ValueError(
+            f"--format ({choices}) must be given for an OUT without {', '.join(ENDINGS)}. Received: {out!r}"
+        )
     if form and said and form != said:
         raise ValueError(f"--format must fit OUT, whose ending says {said}. Received: --format {form} for {out!r}")
     if form in KERAS and said is None:

@@ -68,6 +68,7 @@ def load_weights(model, path, skip_head=False, *, ema=False, verbose=0):
     Returns:
         A `LoadReport`.
     Raises:
+        TypeError: no path.
         FileNotFoundError: no such file, or no preset of that name, or no network to fetch it.
         ImportError: the package that reads this kind of file is missing.
         ValueError: the file is damaged, of an unknown layout, does not fit the model, or holds values that are not
@@ -76,6 +77,8 @@ def load_weights(model, path, skip_head=False, *, ema=False, verbose=0):
         >>> model = keras_convnextv2.ConvNeXtV2Atto()
         >>> print(keras_convnextv2.load_weights(model, "convnextv2_atto_1k_224_ema.pt"))
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a file, the name of a preset or hf:owner/name. Received: {path!r}")
     given, size = str(path), measure(OWN, _shapes(model))
     path = weights_file(path, size.name or str(size), None if skip_head else size.classes)
     source = str(path) if os.path.isfile(os.path.expanduser(given)) else f"{given} ({path})"

@@ -10,6 +10,7 @@ from keras_convnextv2.sizes import SIZES
 from keras_convnextv2.weights.rows import OWN, PARTS, READABLE, TRANSFORMS, part_of
 
 STEM = ("stem/conv/kernel", "stem/conv/bias")
+WIDE = ("norm/gamma", "norm/beta", "depthwise/bias", "project/bias", "project/kernel")  # of a block, C at the end
 SKIP_HEAD = "load_weights(model, path, skip_head=True) leaves the model's head at its initialisation"
 
 
@@ -85,8 +86,9 @@ def measure(table, shapes):
     stem = classes = decoder_dim = None
     for name, row, index in known_names(table, shapes):
         counts[row.each, index.get("s")] += 1
-        if row.each == "block" and row.ours.rsplit("/", 2)[-2] == "norm":
-            widths[index["s"]].update(shapes[name][-1:])
+        if row.each == "block" and row.ours.endswith(WIDE):
+            shape = shape_after(row.transform, shapes[name]) or ()
+            widths[index["s"]].update(shape[-1:])
         elif row.ours == STEM[0]:
             shape = shape_after(row.transform, shapes[name]) or ()
             stem = shape if len(shape) == 4 else None
@@ -185,7 +187,10 @@ def _excused(file, model, want, where, skip_head, channels):
         if "head" in file:
             surplus["head"] = "skip_head=True"
     if not file & {"norm", "head"}:  # what FCMAE leaves behind is an encoder without either
-        lacking |= {part: "the file is from pre-training and has none" for part in model & {"norm", "head"}}
+        reason = (
+            "the file is from pre-training and has none" if "decoder" in file else "the file has neither norm nor head"
+        )
+        lacking |= dict.fromkeys(model & {"norm", "head"}, reason)
     if "decoder" in model - file:
         lacking["decoder"] = "new: the file has no decoder"
     if "decoder" in model & file and None not in channels and channels[0] != channels[1]:

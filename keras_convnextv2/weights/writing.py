@@ -22,6 +22,7 @@ from keras_convnextv2.weights.rows import OWN, PARTS, TABLES, TRANSFORMS, part_o
 
 ENDINGS = {"timm": (".safetensors",), "huggingface": (".safetensors",), "official": (".pt", ".pth")}
 FOREIGN = (*KINDS.split(", "), ".h5", ".npz", ".onnx", ".ckpt", ".tar")  # endings that no folder is meant to have
+MARKS = {"timm": "architecture", "huggingface": "model_type"}  # what only this library's config.json has
 IDENTITY = {"norm/gamma": np.ones, "norm/beta": np.zeros}  # a norm that only rescales to mean 0 and deviation 1
 
 
@@ -79,15 +80,17 @@ def save_weights_as(model, path, format, *, verbose=0):
         A `SaveReport`.
     Raises:
         ImportError: safetensors is missing, or for "official" torch.
-        TypeError: not a Keras model.
-        ValueError: an unknown format, a path that does not fit it, a model that is not of this package or that the
-            other library cannot build, values that are not finite. Nothing is then written.
+        TypeError: not a Keras model, or no path.
+        ValueError: an unknown format, a path that does not fit it or where another library's config stands, a model
+            that is not of this package or that the other library cannot build, values that are not finite. Nothing is
+            then written.
     Example:
         >>> keras_convnextv2.save_weights_as(model, "runs/for_timm", "timm")
     """
     if format not in ENDINGS:
         raise ValueError(f"format must be one of {', '.join(map(repr, ENDINGS))}. Received: {format!r}")
     file = target(path, format)
+    _check_config(file.with_name("config.json"), format)
     variables = _own_variables(model)
     size = measure(OWN, {path: tuple(v.shape) for path, v in variables.items()})
     table = layout(format, size, {part_of(path) for path in variables})
@@ -117,6 +120,8 @@ def layout(format, size, parts):
 
 def target(path, format):
     """The weights file for a path that is a folder or a file."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a folder or a file. Received: {path!r}")
     given, path = path, pathlib.Path(path).expanduser()
     fits = " or ".join(ENDINGS[format])
     if path.is_dir() or not path.name.endswith(FOREIGN):
@@ -130,6 +135,24 @@ def target(path, format):
             f"transformers finds only a file that is called model.safetensors. Received: {given!r}; give its folder"
         )
     return path
+
+
+def _check_config(config, format):
+    """Raises where another library's config.json stands: the weights beside it would lose theirs."""
+    if format not in MARKS or not config.is_file():
+        return
+    try:
+        held = dict(json.loads(config.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise _foreign(config, format, f"no JSON of named values ({error})") from error
+    for name, mark in MARKS.items():
+        if mark in held and MARKS[format] not in held:
+            raise _foreign(config, format, f"one of {name!r}")
+
+
+def _foreign(config, format, received):
+    folder = str(config.parent / format)
+    return ValueError(f"{str(config)!r} must be one of {format!r} or absent. Received: {received}; use {folder!r}")
 
 
 def _own_variables(model):

@@ -191,6 +191,21 @@ def test_other_decoder_is_said(tmp_path, fcmae, name, theirs, ours):
     refused(other, path, f"decoder of {name} {theirs}, the model one of {ours}", f"{name}={theirs}")
 
 
+@pytest.mark.parametrize("ending", ["gamma", "beta"])
+def test_a_norm_of_a_stage_of_one_block(tmp_path, source, model, ending):
+    arrays = arrays_in("timm", source)
+    name = {"gamma": "stages.0.blocks.0.norm.weight", "beta": "stages.0.blocks.0.norm.bias"}[ending]
+    arrays[name] = np.zeros(9, "float32")
+    refused(model, write(tmp_path / "one.safetensors", arrays), f"{name!r} has shape (9,)", f"norm/{ending} (4,)")
+    arrays |= {f"stages.0.blocks.0.norm.{kind}": np.zeros(9, "float32") for kind in ("weight", "bias")}
+    refused(model, write(tmp_path / "both.safetensors", arrays), "'stages.0.blocks.0.norm.weight' has shape (9,)")
+
+
+def test_no_path(model):
+    with pytest.raises(TypeError, match="path must be a file, the name of a preset or hf:owner/name. Received: None"):
+        kc.load_weights(model, None)
+
+
 def test_no_such_file(tmp_path, model):
     refused(model, tmp_path / "nothing.pt", "no weights file", ".safetensors", error=FileNotFoundError)
 
@@ -219,7 +234,9 @@ def test_torch_file_without_names(tmp_path, model):
 NUMBERS = "must hold float16, bfloat16, float32, float64 only"
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "bool", "complex64", "float8_e4m3fn", "meta", "sparse_coo"])
+@pytest.mark.parametrize(
+    "dtype", ["int8", "uint8", "int64", "bool", "complex64", "float8_e4m3fn", "meta", "sparse_coo"]
+)
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])
 def test_arrays_of_other_types(tmp_path, source, model, ending, dtype):
     torch = pytest.importorskip("torch")

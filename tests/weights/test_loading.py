@@ -139,6 +139,14 @@ def test_surplus_of_a_file_is_left_out_and_named(tmp_path, source, options, left
     assert "head.bias (the model has no classifier head)" in repr(report)
 
 
+def test_a_backbones_file_gives_a_classifier_its_encoder(tmp_path, source, fcmae, model):
+    path = tmp_path / "backbone.weights.h5"
+    fcmae.backbone.save_weights(path)
+    assert set(kc.load_weights(model, path).untouched.values()) == {"the file has neither norm nor head"}
+    path = write(tmp_path / "fcmae.safetensors", arrays_in("official script", fcmae))
+    assert set(kc.load_weights(model, path).untouched.values()) == {"the file is from pre-training and has none"}
+
+
 def test_skip_head_leaves_the_models_own(tmp_path, source):
     model = network(classes=9)
     before = values(model)
@@ -188,9 +196,17 @@ def test_weights_skip_the_draw_of_random_ones(tmp_path, source, monkeypatch):
 
 
 def test_a_new_head_is_drawn(source, fcmae):
-    for weights in (source, fcmae):
-        head = values(network(weights=weights, classes=400, head_init_scale=0.5))["head/kernel"]
+    for weights, new in ((source, "head"), (fcmae, "head and norm")):
+        with pytest.warns(UserWarning, match=f"new in 'convnextv2': {new}; {weights.name!r} has none that fits"):
+            model = network(weights=weights, classes=400, head_init_scale=0.5)
+        head = values(model)["head/kernel"]
         assert head.std() == pytest.approx(0.01, rel=0.1) and abs(head.mean()) < 0.001
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_backbone_without_a_head_is_not_warned_of(fcmae, source):
+    network(weights=fcmae, include_top=False, pooling="avg")
+    network(weights=source)
 
 
 def test_layers_are_drawn_again_after_an_error():
@@ -202,7 +218,8 @@ def test_layers_are_drawn_again_after_an_error():
 
 
 def test_constructor_takes_an_fcmae_or_a_path(tmp_path, source, fcmae):
-    model = network(weights=fcmae)
+    with pytest.warns(UserWarning, match="new in 'convnextv2': head and norm"):
+        model = network(weights=fcmae)
     assert_same(model, values(fcmae), untouched={"norm/gamma", "norm/beta", "head/kernel", "head/bias"})
     path = write(tmp_path / "model.safetensors", arrays_in("timm conv", source))
     assert_same(network(weights=path), values(source))

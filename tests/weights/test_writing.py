@@ -269,7 +269,9 @@ def test_a_fault_in_mid_write_leaves_what_was_there(small, tmp_path, monkeypatch
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing, "json", types.SimpleNamespace(dumps=full))  # the weights are written by then
+    monkeypatch.setattr(
+        writing, "json", types.SimpleNamespace(dumps=full, loads=json.loads)
+    )  # the weights are written by then
     with pytest.raises(OSError, match="No space left"):
         kc.save_weights_as(other, tmp_path, "huggingface")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -317,6 +319,32 @@ def test_unknown_format(small, tmp_path):
 )
 def test_endings_that_do_not_fit(small, tmp_path, name, file, words):
     refused(small, tmp_path / file, name, words, file)
+
+
+@pytest.mark.parametrize("name, other", [("timm", "huggingface"), ("huggingface", "timm")])
+def test_a_config_of_another_library_stays(small, tmp_path, name, other):
+    kc.save_weights_as(small, tmp_path / "out", other)
+    (tmp_path / "out" / "model.safetensors").rename(tmp_path / "out" / "served.safetensors")
+    before = (tmp_path / "out" / "config.json").read_bytes()
+    words = (
+        f"must be one of {name!r} or absent",
+        f"Received: one of {other!r}",
+        f"use {str(tmp_path / 'out' / name)!r}",
+    )
+    refused(small, tmp_path / "out", name, "config.json", *words)
+    assert (tmp_path / "out" / "config.json").read_bytes() == before
+    kc.save_weights_as(small, tmp_path / "out", other)  # its own may be replaced
+
+
+def test_a_config_that_is_no_json_stays(small, tmp_path):
+    for text in ("mine", "3"):
+        (tmp_path / "config.json").write_text(text)
+        refused(small, tmp_path, "timm", "must be one of 'timm' or absent", "no JSON")
+
+
+def test_no_path(small):
+    with pytest.raises(TypeError, match="path must be a folder or a file. Received: None"):
+        kc.save_weights_as(small, None, "timm")
 
 
 def test_a_file_in_the_place_of_the_folder(small, tmp_path):
