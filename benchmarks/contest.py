@@ -140,6 +140,14 @@ def machine():
     return f"{os.cpu_count()} cores of {model or platform.machine()}, {datetime.date.today()}"
 
 
+def command_line():
+    """What was typed, without paths."""
+    own = list(sys.argv[1:])
+    if "--json" in own:
+        del own[own.index("--json") : own.index("--json") + 2]
+    return " ".join([f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *own])
+
+
 def versions(results):
     """{library: version} over all rows."""
     found = {}
@@ -170,7 +178,7 @@ def parser(description, **defaults):
 
 def run(title, contests, options):
     """`contests`: {title: [(name, function that starts one)]}. Prints a table each, and writes --json."""
-    report = {"title": title, "command": " ".join(sys.argv), "machine": machine(), "contests": {}}
+    report = {"title": title, "command": command_line(), "machine": machine(), "contests": {}}
     for name, entries in contests.items():
         print(f"== {name}", flush=True)
         chosen = [start for who, start in entries if not options.only or any(part in who for part in options.only)]
