@@ -66,11 +66,9 @@ class EvaluationTransform:
                 return self(opened)
         if not isinstance(picture, Image.Image):
             picture = Image.fromarray(_checked(picture))
-        picture = picture.convert("RGB")
-        height, width = self._resized(picture.height, picture.width)
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-        top, left = (round((side - self.size) / 2) for side in (height, width))  # a half goes to the even neighbour
-        return np.asarray(picture.crop((left, top, left + self.size, top + self.size)))
+        return np.asarray(
+            resize_and_crop(picture.convert("RGB"), (self.size, self.size), None if self.squash else self.crop)
+        )
 
     def tensor(self, picture):
         """The bytes of a picture file, or a uint8 tensor (H, W, 3) -> uint8 tensor (size, size, 3), in a graph too."""
@@ -82,7 +80,9 @@ class EvaluationTransform:
         if picture.dtype != tf.uint8:
             raise ValueError(f"a picture must be the bytes of a file or a uint8 tensor. Received: {picture.dtype.name}")
         shape = tf.cast(tf.shape(picture), tf.int64)
-        height, width = (tf.cast(side, tf.int32) for side in self._resized(shape[0], shape[1], least=tf.minimum))
+        crop = None if self.squash else self.crop
+        sides = _resized(shape[0], shape[1], (self.size, self.size), crop, larger=tf.maximum)
+        height, width = (tf.cast(side, tf.int32) for side in sides)
         # Pillow's two passes, each rounded to 8 bits
         for sides in ((tf.shape(picture)[0], width), (height, width)):
             picture = tf.image.resize(picture, tf.stack(sides), "bicubic", antialias=True)
@@ -91,12 +91,23 @@ class EvaluationTransform:
         picture = tf.cast(picture[top : top + self.size, left : left + self.size], tf.uint8)
         return tf.ensure_shape(picture, (self.size, self.size, 3))
 
-    def _resized(self, height, width, least=min):
-        """Height and width before the crop; integers or integer tensors."""
-        if self.squash:
-            return self.size, self.size
-        short, target = least(height, width), int(self.size / self.crop)
-        return target * height // short, target * width // short
+
+def resize_and_crop(picture, size, crop):
+    """A Pillow image at `size` (height, width): the centre of one that covers size / crop; crop None squashes."""
+    from PIL import Image
+
+    height, width = _resized(picture.height, picture.width, size, crop)
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    top, left = (round((side - kept) / 2) for side, kept in ((height, size[0]), (width, size[1])))  # half to even
+    return picture.crop((left, top, left + size[1], top + size[0]))
+
+
+def _resized(height, width, size, crop, larger=max):
+    """Height and width before the crop, the longer side rounded down; integers or integer tensors."""
+    if crop is None:
+        return size
+    target = [int(side / crop) for side in size]
+    return larger(target[1] * height // width, target[0]), larger(target[0] * width // height, target[1])
 
 
 def _decoded(content):
