@@ -1,17 +1,20 @@
-"""Encoded pictures to uint8 arrays, with one error for whatever can be wrong with a file.
+"""Pictures, encoded or in memory, and the windows of them, with one error for whatever can be wrong with a file.
 
-Pillow decodes: it reads every format that `folder:` takes, its JPEG decoder releases Python's lock, so several workers
-add up, and evaluation sees the very bits that the published accuracies were measured on. EXIF orientation and colour
-profiles are ignored, as the usual training loaders ignore them; of an animation the first frame counts.
+Pillow decodes and resizes: it reads every format that `folder:` takes, it releases Python's lock meanwhile, so several
+workers add up, and evaluation sees the very bits that the published accuracies were measured on. EXIF orientation and
+colour profiles are ignored, as the usual training loaders ignore them; of an animation the first frame counts.
 """
 
+import contextlib
 import io
+import math
 
 import numpy as np
 from PIL import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 _MODES = {1: "L", 3: "RGB"}
+_SPARE = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 where the window still has that many times the pixels of its target
 
 
 class UnreadableImage(OSError):
@@ -23,35 +26,116 @@ def check_channels(channels):
         raise ValueError(f"pictures are read with 1 channel (grey) or 3 (RGB). Received: channels={channels!r}")
 
 
-def decode_file(path, channels):
-    """(H, W, channels) uint8 of a picture file."""
+class Pixels:
+    """A picture in memory, (H, W, 1 or 3) uint8."""
+
+    def __init__(self, array):
+        self.array, self.size = array, array.shape[:2]
+
+    @property
+    def image(self):
+        """The whole picture as a Pillow image."""
+        return as_image(self.array)
+
+    def resized(self, window, size):
+        """The window (top, left, height, width) at a size (h, w), as a Pillow image; nothing outside has a part in it.
+
+        Bicubic with antialias, rounded to eight bits after each of its two passes.
+        """
+        top, left, height, width = window
+        return _resize(as_image(self.array[top : top + height, left : left + width]), size)
+
+
+class Encoded:
+    """A picture in the bytes of a file; the size is read at once, the pixels when they are asked for.
+
+    Args:
+        name: what an error calls it.
+    Raises:
+        UnreadableImage: here or later, for whatever the decoder meets.
+    """
+
+    def __init__(self, data, channels, name):
+        self._data, self._channels, self._name = data, channels, name
+        with self._opened() as image:
+            self.size = image.height, image.width
+
+    @property
+    def image(self):
+        """The whole picture as a Pillow image."""
+        return self._decoded()[0]
+
+    @property
+    def array(self):
+        """(H, W, channels) uint8 of the whole picture."""
+        return as_array(self.image)
+
+    def resized(self, window, size):
+        """As of `Pixels`. Of a window that is many times larger than `size`, a JPEG is decoded at a fraction.
+
+        The decoder's own reduction is a filter too: the result then differs from that of the whole decoding, by less
+        than one grey level on average.
+        """
+        spare = min(window[2] / size[0], window[3] / size[1]) / _SPARE
+        image, scale = self._decoded(next((scale for scale in (8, 4, 2) if scale <= spare), 1))
+        top, left, height, width = (side / scale for side in window)
+        first_row, first_column = math.floor(top), math.floor(left)
+        last_row, last_column = math.ceil(top + height), math.ceil(left + width)
+        box = (left - first_column, top - first_row, left - first_column + width, top - first_row + height)
+        return _resize(image.crop((first_column, first_row, last_column, last_row)), size, box)
+
+    def _decoded(self, scale=1):
+        """A Pillow image, and the scale: 1 where the format knows no other."""
+        with self._opened() as image:
+            if scale > 1 and image.draft(image.mode, (self.size[1] // scale, self.size[0] // scale)) is None:
+                scale = 1
+            if image.mode.startswith("I"):  # 16 bit grey: Pillow's own conversion would clip at 255
+                grey = (np.asarray(image).astype("int64") >> 8).clip(0, 255).astype("uint8")
+                image = Image.fromarray(grey)
+            image.load()
+            mode = _MODES[self._channels]
+            return image if image.mode == mode else image.convert(mode), scale
+
+    @contextlib.contextmanager
+    def _opened(self):
+        if not self._data:
+            raise UnreadableImage(f"cannot read the image {self._name}: it is empty")
+        try:
+            with Image.open(io.BytesIO(self._data)) as image:
+                yield image
+        except Exception as error:  # damaged bytes surface as whatever the decoder met, from OSError to IndexError
+            # Pillow's text would repeat the address of its buffer, which says nothing and differs in every run
+            reason = "not a picture in a known format" if "cannot identify" in str(error) else error
+            raise UnreadableImage(f"cannot read the image {self._name}: {reason}".replace("\n", " ")) from error
+
+
+def open_file(path, channels):
+    """The picture of a file."""
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
         raise UnreadableImage(f"cannot read the image {path}: {error.strerror or error}") from error
-    return decode_bytes(data, channels, path)
+    return Encoded(data, channels, path)
 
 
-def decode_bytes(data, channels, name):
-    """(H, W, channels) uint8 of an encoded picture; `name` is what an error calls it."""
-    if not data:
-        raise UnreadableImage(f"cannot read the image {name}: it is empty")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode.startswith("I"):  # 16 bit grey: Pillow's own conversion would clip at 255
-                grey = (np.asarray(image).astype("int64") >> 8).clip(0, 255).astype("uint8")
-                return np.repeat(grey[..., None], channels, axis=-1)
-            pixels = np.array(image.convert(_MODES[channels]))
-    except Exception as error:  # damaged bytes surface as whatever the decoder met, from OSError to IndexError
-        # Pillow's text would repeat the address of its buffer, which says nothing and differs in every run
-        reason = "not a picture in a known format" if "cannot identify" in str(error) else error
-        raise UnreadableImage(f"cannot read the image {name}: {reason}".replace("\n", " ")) from error
-    return pixels.reshape(*pixels.shape[:2], channels)
+def as_image(array):
+    """A Pillow image of (H, W, 1 or 3) uint8."""
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def as_array(image):
+    """(H, W, 1 or 3) uint8 of a Pillow image."""
+    array = np.asarray(image)
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _resize(image, size, box=None):
+    return image.resize(size[::-1], Image.Resampling.BICUBIC, box=box)
 
 
 def to_channels(images, channels):
-    """RGB uint8 (..., 3) as it is, or as grey (..., 1) with the weights that `decode_file` uses."""
+    """RGB uint8 (..., 3) as it is, or as grey (..., 1) with the weights that `Encoded` uses."""
     if channels == 3:
         return images
     weights = np.array([19595, 38470, 7471], "uint32")  # .299, .587, .114 in 16 bits: Pillow's own integers

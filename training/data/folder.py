@@ -2,8 +2,8 @@
 
 import os
 
-from training.data.decode import SUFFIXES, decode_file
-from training.data.picture_source import PictureSource
+from training.data.decode import SUFFIXES, open_file
+from training.data.picture_source import PictureSource, fit_in_memory
 
 LAYOUT = "PATH/train/<class>/* and PATH/test/<class>/* or PATH/val/<class>/*"
 _TRAIN = ("train", "training")
@@ -21,8 +21,9 @@ def open_folder(path, split, channels):
             raise FileNotFoundError(_no_pictures(_first(root, _TRAIN) or root))
     else:
         files, classes, labels = _labelled(root, split)
-    read = lambda index: decode_file(files[index], channels)  # noqa: E731
-    kinds = {"channels": channels, "classes": classes, "labels": labels}
+    read = lambda index: open_file(files[index], channels)  # noqa: E731
+    keep = fit_in_memory(read, len(files), channels)
+    kinds = {"channels": channels, "classes": classes, "labels": labels, "keep": keep}
     return PictureSource(f"folder:{path} ({split})", read, len(files), **kinds)
 
 

@@ -5,25 +5,27 @@ import threading
 import numpy as np
 from absl import logging
 
-from training.data.decode import UnreadableImage
+from training.data.decode import Encoded, Pixels, UnreadableImage
 
 MEMORY_LIMIT = 1_000_000_000  # bytes of decoded pictures that a source may keep
+_MEASURED = 64  # pictures whose size decides that
 
 
 class PictureSource:
-    """Pictures that can be read in any order; sets smaller than MEMORY_LIMIT are decoded once and then kept.
+    """Pictures that can be read in any order.
 
     Args:
-        read: function of an index, returning uint8 (H, W, channels) or raising UnreadableImage.
+        read: function of an index, returning uint8 (H, W, channels) or an `Encoded`, or raising UnreadableImage.
         classes: names in the order of their labels; () for pictures without labels.
         labels: int32 (count,), or None.
+        keep: decode every picture once and keep it, for sets that `fit_in_memory`.
     """
 
-    def __init__(self, name, read, count, *, channels, classes=(), labels=None, keep=True):
+    def __init__(self, name, read, count, *, channels, classes=(), labels=None, keep=False):
         self.name, self.count, self.channels, self.classes = name, int(count), channels, tuple(classes)
         self.labels = None if labels is None else np.asarray(labels, "int32")
         self._read, self._keep = read, keep
-        self._kept, self._kept_bytes = {}, 0
+        self._kept = {}
         self._unreadable = {}  # index: reason
         self._lock = threading.Lock()
 
@@ -38,25 +40,31 @@ class PictureSource:
 
     def picture(self, index):
         """uint8 (H, W, channels); raises UnreadableImage. Safe to call from many threads."""
-        picture = self._kept.get(index)
-        if picture is not None:
-            return picture
+        return self.opened(index).array
+
+    def opened(self, index):
+        """`Pixels` or `Encoded`: where it is not kept, a picture is decoded only as far as its window asks for."""
+        if index in self._kept:
+            return self._kept[index]
         picture = self._read(index)
-        if self._keep:
-            self._remember(index, picture)
-        return picture
+        if self._keep and isinstance(picture, Encoded):
+            picture = picture.array
+        if isinstance(picture, np.ndarray):
+            picture = Pixels(picture)
+        return self._kept.setdefault(index, picture) if self._keep else picture
 
-    def readable_picture(self, order, position):
-        """The picture at `position` of an order of indices, or the next readable one after it: (index, picture).
+    def readable_picture(self, order, position, prepare=lambda picture: picture.array):
+        """What `prepare` makes of the picture at `position` of an order of indices: (index, that).
 
-        A picture that cannot be read is warned about once, counted, and not tried again.
+        In place of a picture that cannot be read comes the next one that can; it is warned about once, counted, and not
+        tried again.
         """
         for offset in range(self.count):
             index = int(order[(position + offset) % self.count])
             if index in self._unreadable:
                 continue
             try:
-                return index, self.picture(index)
+                return index, prepare(self.opened(index))
             except UnreadableImage as error:
                 self._leave_out(index, str(error))
         reason = next(iter(self._unreadable.values()))
@@ -66,18 +74,9 @@ class PictureSource:
         """A source of the pictures with these indices, in this order."""
         indices = np.asarray(indices)
         labels = None if self.labels is None else self.labels[indices]
-        read = lambda index: self.picture(int(indices[index]))  # noqa: E731
+        read = lambda index: self.opened(int(indices[index]))  # noqa: E731
         kinds = {"channels": self.channels, "classes": self.classes}
-        return PictureSource(self.name, read, len(indices), labels=labels, keep=False, **kinds)
-
-    def _remember(self, index, picture):
-        with self._lock:
-            if index in self._kept:
-                return
-            self._kept[index] = picture
-            self._kept_bytes += picture.nbytes
-            if self._kept_bytes / len(self._kept) * self.count > MEMORY_LIMIT:
-                self._keep, self._kept = False, {}  # the set is too large: a part of it would only cost memory
+        return PictureSource(self.name, read, len(indices), labels=labels, **kinds)
 
     def _leave_out(self, index, reason):
         with self._lock:
@@ -85,6 +84,21 @@ class PictureSource:
                 return
             self._unreadable[index] = reason
         logging.warning("%s; training takes the next readable image instead", reason)
+
+
+def fit_in_memory(read, count, channels):
+    """Whether `count` pictures stay below MEMORY_LIMIT when decoded, by the sizes of some that are spread over them.
+
+    That is known before the first one is read, so that it does not depend on where a run resumes.
+    """
+    total = measured = 0
+    for index in np.unique(np.linspace(0, count - 1, _MEASURED).astype(int)):
+        try:
+            height, width = read(int(index)).size
+        except UnreadableImage:
+            continue  # whoever trains on it or evaluates it is told
+        total, measured = total + height * width * channels, measured + 1
+    return total * count <= MEMORY_LIMIT * measured
 
 
 class StreamSource:

@@ -11,17 +11,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.data import augmentation, masks
-from training.data.decode import UnreadableImage, decode_bytes
+from training.data import masks
+from training.data.augmentation import CROPS, PADDING, Augmentation, fit, fold_in
+from training.data.decode import Encoded, UnreadableImage, as_array
 from training.data.order import epoch_and_position, epoch_order, sample_range
-from training.data.picture_source import StreamSource
+from training.data.picture_source import PictureSource, StreamSource
 
 if keras.backend.backend() != "tensorflow":
     tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads here, and would take all of the memory
 
-CROPS = ("random_resized", "padded", "none")
 SHUFFLE_WINDOW = 4096  # records of a stream, still encoded
-_CROP, _FLIP, _MASK, _ORDER = range(4)  # folded into a seed; a new purpose gets a new number
+_MASK, _ORDER = 2, 3  # folded into a seed; a new purpose gets a new number, and augmentation has the first two
 
 
 def training_batches(
@@ -58,26 +58,24 @@ def training_batches(
             f"Received: seed={seed!r}, first_step={first_step!r}, steps={steps!r}"
         )
     counts = masks.patch_counts(image_size, *mask) if mask else None
+    augmentation = Augmentation(tuple(image_size), crop, tuple(crop_scale), flip)
 
     def prepare(sample, *record):
-        image, label = load(sample, *record)
         sample_seed = tf.stack([tf.constant(seed, tf.int64), sample])
-        example = {"images": _augment(image, sample_seed, tuple(image_size), crop, crop_scale, flip)}
-        if source.labelled:
-            example["labels"] = label
+        example = load(sample, *record, *augmentation.draw(sample_seed))
         if counts:
-            example["visible"] = masks.random_visible(augmentation.fold_in(sample_seed, _MASK), *counts)
+            example["visible"] = masks.random_visible(fold_in(sample_seed, _MASK), *counts)
         return example
 
     first, last = sample_range(first_step, steps, batch_size)
     samples = tf.data.Dataset.range(first, last)
     if isinstance(source, StreamSource):
-        load = functools.partial(_load_record, source)
         samples = tf.data.Dataset.zip(samples, _shuffled_records(source, seed, first))
+        load = _graph(source, _record_reader(source, augmentation.apply), image_size)
     else:
-        load = _shuffled_pictures(source, seed)
+        load = _graph(source, _shuffled_reader(source, seed, augmentation.apply), image_size)
     batches = _parallel(samples, prepare, workers).batch(batch_size, drop_remainder=True)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return batches.map(_to_float).prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_batches(source, *, batch_size, image_size, crop_fraction=0.875, workers=None):
@@ -95,10 +93,11 @@ def evaluation_batches(source, *, batch_size, image_size, crop_fraction=0.875, w
     if crop_fraction is not None and not 0 < crop_fraction <= 1:
         raise ValueError(f"crop_fraction must be in (0, 1], or None for no crop. Received: {crop_fraction!r}")
 
+    def apply(picture):
+        return as_array(fit(picture, tuple(image_size), crop_fraction))
+
     def prepare(sample, *record):
-        image, label = load(sample, *record)
-        example = {"images": augmentation.fit(image, tuple(image_size), crop_fraction), "weight": tf.constant(1.0)}
-        return {**example, "labels": label} if source.labelled else example
+        return {**load(sample, *record), "weight": tf.constant(1.0)}
 
     def fill_up(batch):
         missing = batch_size - tf.shape(batch["weight"])[0]
@@ -107,11 +106,12 @@ def evaluation_batches(source, *, batch_size, image_size, crop_fraction=0.875, w
 
     samples = tf.data.Dataset.range(source.count)
     if isinstance(source, StreamSource):
-        load = functools.partial(_load_record, source)
         samples = tf.data.Dataset.zip(samples, source.records)
+        load = _graph(source, _record_reader(source, apply), image_size)
     else:
-        load = _numbered(source, lambda index: (index, source.picture(index)))
-    return _parallel(samples, prepare, workers).batch(batch_size).map(fill_up).prefetch(tf.data.AUTOTUNE)
+        load = _graph(source, lambda index: (index, apply(source.opened(int(index)))), image_size)
+    batches = _parallel(samples, prepare, workers).batch(batch_size).map(fill_up)
+    return batches.map(_to_float).prefetch(tf.data.AUTOTUNE)
 
 
 def iterate(dataset):
@@ -143,63 +143,56 @@ def _check(batch_size, image_size, crop, crop_scale):
         raise ValueError(f"crop must be one of {', '.join(CROPS)}. Received: {crop!r}")
     if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
         raise ValueError(f"crop_scale must be (smallest, largest) part, within (0, 1]. Received: {crop_scale!r}")
-    if crop == "padded" and min(image_size) <= augmentation.PADDING:
-        raise ValueError(
-            f"a padded crop mirrors {augmentation.PADDING} pixels of larger sides. Received: {image_size!r}"
-        )
-
-
-def _augment(image, seed, size, crop, crop_scale, flip):
-    crop_seed = augmentation.fold_in(seed, _CROP)
-    if crop == "random_resized":
-        image = augmentation.random_resized_crop(image, crop_seed, size, crop_scale)
-    elif crop == "padded":
-        image = augmentation.padded_random_crop(image, crop_seed, size)
-    else:
-        image = augmentation.fit(image, size)
-    if flip:
-        image = augmentation.random_flip(image, augmentation.fold_in(seed, _FLIP))
-    return tf.ensure_shape(image, [*size, image.shape[-1]])
+    if crop == "padded" and min(image_size) <= PADDING:
+        raise ValueError(f"a padded crop mirrors {PADDING} pixels of larger sides. Received: {image_size!r}")
 
 
 def _parallel(samples, prepare, workers):
     return samples.map(prepare, num_parallel_calls=workers or tf.data.AUTOTUNE, deterministic=True)
 
 
-def _shuffled_pictures(source, seed):
-    """A loader of sample i: the picture at its position of its epoch's order, or the next readable one."""
+def _to_float(batch):
+    """Eight bits until there is a batch: a quarter of the bytes to copy."""
+    return {**batch, "images": tf.cast(batch["images"], tf.float32)}
+
+
+def _shuffled_reader(source, seed, apply):
+    """A reader of sample i: the picture at its position of its epoch's order, or the next readable one."""
     order = functools.lru_cache(maxsize=3)(functools.partial(epoch_order, source.count, seed))  # at most two in use
 
-    def load(sample):
-        epoch, position = epoch_and_position(sample, source.count)
-        return source.readable_picture(order(epoch), position)
+    def read(sample, *numbers):
+        epoch, position = epoch_and_position(int(sample), source.count)
+        return source.readable_picture(order(epoch), position, lambda picture: apply(picture, *numbers))
 
-    return _numbered(source, load)
+    return read
 
 
-def _numbered(source, load):
-    """A graph function of a sample's number; `load` is Python, since a graph cannot catch a damaged file."""
-    labels = np.zeros(source.count, "int32") if source.labels is None else source.labels
+def _record_reader(source, apply):
+    def read(sample, encoded, label, *numbers):
+        name = f"number {sample % source.count} of {source.name}"
+        return label, apply(Encoded(encoded, source.channels, name), *numbers)
 
-    def python(sample):
-        index, picture = load(int(sample))
-        return picture, labels[index]
+    return read
 
-    def graph(sample):
-        image, label = tf.numpy_function(python, [sample], (tf.uint8, tf.int32))
-        return tf.ensure_shape(image, [None, None, source.channels]), tf.ensure_shape(label, [])
+
+def _graph(source, read, image_size):
+    """`read` as a graph function of whatever tensors it takes, {"images": uint8, "labels"}.
+
+    `read` returns the index of a picture, or the label of a record, and the pixels. It is Python: Pillow works outside
+    of Python's lock, and a graph cannot catch a damaged file.
+    """
+    labels = source.labels if isinstance(source, PictureSource) else None
+
+    def python(*values):
+        index, pixels = read(*values)
+        return pixels, np.int32(index if labels is None else labels[index])
+
+    def graph(*values):
+        image, label = tf.numpy_function(python, tf.nest.flatten(values), (tf.uint8, tf.int32))
+        example = {"images": tf.ensure_shape(image, [*image_size, source.channels])}
+        return {**example, "labels": tf.ensure_shape(label, [])} if source.labelled else example
 
     return graph
-
-
-def _load_record(source, sample, record):
-    encoded, label = record
-
-    def python(data, number):
-        return decode_bytes(data, source.channels, f"number {number} of {source.name}")
-
-    image = tf.numpy_function(python, [encoded, sample % source.count], tf.uint8)
-    return tf.ensure_shape(image, [None, None, source.channels]), tf.cast(label, tf.int32)
 
 
 def _shuffled_records(source, seed, first):
@@ -210,10 +203,10 @@ def _shuffled_records(source, seed, first):
     first_epoch, position = epoch_and_position(first, source.count)
 
     def epoch_records(epoch):
-        epoch_seed = augmentation.fold_in(tf.stack([tf.constant(seed, tf.int64), epoch]), _ORDER)
+        epoch_seed = fold_in(tf.stack([tf.constant(seed, tf.int64), epoch]), _ORDER)
 
         def shuffled(window, encoded, labels):
-            window_seed = augmentation.fold_in(epoch_seed, window)
+            window_seed = fold_in(epoch_seed, window)
             order = tf.random.experimental.stateless_shuffle(tf.range(tf.size(labels)), window_seed, alg="philox")
             return tf.gather(encoded, order), tf.gather(labels, order)
 

@@ -4,8 +4,8 @@ import difflib
 
 import numpy as np
 
-from training.data.decode import decode_bytes
-from training.data.picture_source import MEMORY_LIMIT, PictureSource, StreamSource
+from training.data.decode import Encoded
+from training.data.picture_source import MEMORY_LIMIT, PictureSource, StreamSource, fit_in_memory
 
 _SPLITS = {  # of ours, theirs: the first one that is there
     "train": ("train",),
@@ -29,8 +29,9 @@ def open_prepared(name, split, channels):
     if _bytes(builder, theirs, image_key, count) > MEMORY_LIMIT:
         return StreamSource(title, records, count, labelled=labelled, **kinds)
     encoded, labels = zip(*records.as_numpy_iterator(), strict=True)
-    read = lambda index: decode_bytes(encoded[index], channels, f"number {index} of {title}")  # noqa: E731
-    return PictureSource(title, read, count, labels=labels if labelled else None, **kinds)
+    read = lambda index: Encoded(encoded[index], channels, f"number {index} of {title}")  # noqa: E731
+    keep = fit_in_memory(read, count, channels)
+    return PictureSource(title, read, count, labels=labels if labelled else None, keep=keep, **kinds)
 
 
 def _library():

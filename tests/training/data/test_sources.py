@@ -3,6 +3,7 @@ import pytest
 
 from training.data import open_source, take_per_class
 from training.data import picture_source as picture_source_module
+from training.data.decode import Encoded, Pixels, UnreadableImage
 
 
 @pytest.mark.parametrize("spec", ["shape", "folder", "folder:", "tfds:", "http://x", ""])
@@ -53,4 +54,20 @@ def test_small_sets_are_decoded_once_and_large_ones_are_not_kept(folder, monkeyp
     monkeypatch.setattr(picture_source_module, "MEMORY_LIMIT", 15 * 24 * 20 * 3 - 1)
     large = open_source(f"folder:{folder}", "train")
     assert large.picture(2) is not large.picture(2)
+    assert isinstance(source.opened(2), Pixels) and isinstance(large.opened(2), Encoded)  # only windows are decoded
     np.testing.assert_array_equal(large.picture(2), source.picture(2))
+
+
+def test_what_fits_in_memory_is_estimated_from_readable_pictures_all_over_the_set(monkeypatch):
+    read_indices = []
+
+    def read(index):
+        read_indices.append(index)
+        if index == 0:
+            raise UnreadableImage("cannot read the image 0: damaged")
+        return Pixels(np.zeros((10 if index < 5000 else 30, 7, 3), "uint8"))
+
+    for limit, fits in ((21 * 7 * 3 * 9_999, True), (20 * 7 * 3 * 9_999, False)):  # the mean height is 20.2
+        monkeypatch.setattr(picture_source_module, "MEMORY_LIMIT", limit)
+        assert picture_source_module.fit_in_memory(read, 9_999, 3) == fits
+    assert len(set(read_indices)) == 64 and max(read_indices) == 9_998
