@@ -1,0 +1,69 @@
+"""Input pipelines against a PyTorch DataLoader: `KERAS_CONVNEXTV2_DATA=FOLDER python -m benchmarks.data`.
+
+The folder holds imagenet_photos.tar, JPEG photos as they are. A DataLoader needs torchvision.
+"""
+
+import argparse
+import functools
+import os
+import pathlib
+import tarfile
+import tempfile
+
+from benchmarks.contest import Contestant, run
+
+
+def unpack(folder):
+    """The photos as FOLDER/train/<class>/*, one class each; having been written just now, they are in the cache."""
+    data = os.environ.get("KERAS_CONVNEXTV2_DATA")
+    if not data:
+        raise SystemExit("KERAS_CONVNEXTV2_DATA must name the folder that holds imagenet_photos.tar")
+    with tarfile.open(pathlib.Path(data) / "imagenet_photos.tar") as archive:
+        for member in archive:
+            name = pathlib.Path(member.name).name
+            path = pathlib.Path(folder, "train", name.split("_")[0], name)
+            path.parent.mkdir(parents=True)
+            path.write_bytes(archive.extractfile(member).read())
+
+
+def contests(folder, options):
+    """{title: [(name, function that starts it)]}."""
+    sizes = {name: getattr(options, name) for name in ("batch", "side", "workers", "batches")}
+    rows = [
+        ("this package", "our pipeline", {}),
+        ("DataLoader, uint8 (PILToTensor)", "torch pipeline", {}),
+        ("DataLoader, float32 (ToTensor)", "torch pipeline", {"floats": True}),
+        ("this package, decoded pictures kept", "our pipeline", {"keep": True}),
+    ]
+    return {
+        f"{task}: {options.batches} batches of {options.batch}, {options.side} px, {options.workers} workers": [
+            (
+                name,
+                functools.partial(
+                    Contestant, name, library, {"task": task, "folder": folder, **sizes, **more}, pause=True
+                ),
+            )
+            for name, library, more in rows
+        ]
+        for task in options.tasks
+    }
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    options.add_argument("--tasks", nargs="+", default=["pretrain", "finetune"], help="pretrain, finetune")
+    options.add_argument("--batch", type=int, default=64, help="batch size")
+    options.add_argument("--batches", type=int, default=8, help="batches in a step; many, since all read ahead")
+    options.add_argument("--side", type=int, default=224, help="pixels of the square images")
+    options.add_argument("--workers", type=int, default=2, help="threads of ours, processes of the DataLoader")
+    options.add_argument("--rounds", type=int, default=15, help="measured steps of each contestant")
+    options.add_argument("--only", nargs="*", help="take only contestants whose name contains one of these")
+    options.add_argument("--json", type=pathlib.Path, help="write everything measured there")
+    options = options.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        unpack(folder)
+        run("input pipelines", contests(folder, options), options)
+
+
+if __name__ == "__main__":
+    main()
