@@ -33,7 +33,7 @@ class EvaluationTransform:
     """Bicubic resize with antialias and centre crop: any picture to (size, size, 3) uint8, values 0..255.
 
     The short side goes to int(size / crop), the long side keeps the aspect ratio, rounded down; with `squash` both
-    sides go to the size. Grey and other modes become RGB. Nothing is normalised: models do that inside unless they
+    sides go to the size. Grey and other modes of 8 bits become RGB. Nothing is normalised: models do that inside unless they
     were made with include_preprocessing=False, which need `preprocess_input` after this.
 
     Two routes. Called, it works by Pillow and equals torchvision's transforms on Pillow images bit for bit. `tensor`
@@ -66,9 +66,10 @@ class EvaluationTransform:
                 return self(opened)
         if not isinstance(picture, Image.Image):
             picture = Image.fromarray(_checked(picture))
-        return np.asarray(
-            resize_and_crop(picture.convert("RGB"), (self.size, self.size), None if self.squash else self.crop)
-        )
+        if picture.mode.startswith(("I", "F")):  # Pillow would clip 16 bits at 255: a white picture
+            raise ValueError(f"a picture must have 8 bits a channel. Received: mode {picture.mode!r}")
+        crop = None if self.squash else self.crop
+        return np.array(resize_and_crop(picture.convert("RGB"), (self.size, self.size), crop))
 
     def tensor(self, picture):
         """The bytes of a picture file, or a uint8 tensor (H, W, 3) -> uint8 tensor (size, size, 3), in a graph too."""
