@@ -33,8 +33,8 @@ class EvaluationTransform:
     """Bicubic resize with antialias and centre crop: any picture to (size, size, 3) uint8, values 0..255.
 
     The short side goes to int(size / crop), the long side keeps the aspect ratio, rounded down; with `squash` both
-    sides go to the size. Grey and other modes of 8 bits become RGB. Nothing is normalised: models do that inside unless they
-    were made with include_preprocessing=False, which need `preprocess_input` after this.
+    sides go to the size. Grey and other modes of 8 bits become RGB. Nothing is normalised: models do that inside unless
+    they were made with include_preprocessing=False, which need `preprocess_input` after this.
 
     Two routes. Called, it works by Pillow and equals torchvision's transforms on Pillow images bit for bit. `tensor`
     does the same with TensorFlow, for tf.data. Pillow rounds to 8 bits between its two passes, which no single bicubic

@@ -144,7 +144,6 @@ def test_missing_pillow_names_the_extra(wide, monkeypatch):
 
 def test_sixteen_bits_are_refused_and_the_answer_is_writable():
     transform = kc.preset_transform("convnextv2_atto.fcmae_ft_in1k")
-    Image = pytest.importorskip("PIL.Image")
     with pytest.raises(ValueError, match="8 bits a channel. Received: mode 'I;16'"):
         transform(Image.fromarray(np.zeros((300, 280), "uint16")))
     assert transform(np.zeros((300, 280), "uint8")).flags.writeable
