@@ -157,8 +157,10 @@ def versions(results):
 
 
 def add_memory(options):
-    """The environment that makes workers measure memory where `--memory` asks; then a round is one step."""
-    return {"BENCHMARK_MEMORY": "1"} if options.memory else {}
+    """Options of a parser that gets `--memory`, and the environment that makes workers measure it then."""
+    options.add_argument("--memory", action="store_true", help="peak memory of a step instead of its time")
+    chosen = options.parse_args()
+    return chosen, {"BENCHMARK_MEMORY": "1"} if chosen.memory else {}
 
 
 def parser(description, **defaults):

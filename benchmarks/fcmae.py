@@ -3,34 +3,18 @@
 `python -m benchmarks.fcmae`; `--memory` measures what a step holds beside model and optimizer instead of its time.
 """
 
-import functools
-
-from benchmarks.contest import Contestant, add_memory, parser, run
-from benchmarks.peers import BACKENDS
+from benchmarks.contest import add_memory, parser, run
+from benchmarks.peers import BACKENDS, contests
 
 
-def methods(options, environment):
-    """{title: [(name, function that starts it)]}, one contest for each backend, size and batch."""
-    contests = {}
-    for backend in BACKENDS:
-        for size in options.sizes:
-            for batch in options.batch:
-                sizes = {"size": size, "batch": batch, "side": options.side, "dtype": options.dtype}
-                rows = (
-                    ("sparse", "fcmae", {"method": "sparse", **sizes}),
-                    ("masked dense", "masked dense", {"method": "dense", **sizes}),
-                    ("supervised", "supervised", {"task": "train", **sizes}),
-                )
-                title = f"FCMAE on {backend}: {size.capitalize()}, batch {batch}, {options.side} px, {options.dtype}"
-                contests[title] = [
-                    (name, functools.partial(Contestant, name, library, task, backend, environment))
-                    for name, library, task in rows
-                ]
-    return contests
+def methods(backend):
+    return (
+        ("sparse", "fcmae", backend, {"method": "sparse"}),
+        ("masked dense", "masked dense", backend, {"method": "dense"}),
+        ("supervised", "supervised", backend, {"task": "train"}),
+    )
 
 
 if __name__ == "__main__":
-    options = parser("A whole pre-training step.", sizes=["tiny"], batch=[32], rounds=5)
-    options.add_argument("--memory", action="store_true", help="peak memory of a step instead of its time")
-    options = options.parse_args()
-    run("FCMAE", methods(options, add_memory(options)), options)
+    options, environment = add_memory(parser("A whole pre-training step.", sizes=["tiny"], batch=[32], rounds=5))
+    run("FCMAE", contests("FCMAE", methods, options, BACKENDS, environment), options)

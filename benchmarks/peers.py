@@ -7,23 +7,37 @@ from benchmarks.contest import Contestant
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
+def contests(what, rows, options, backends=(None,), environment=None):
+    """{title: [(name, function that starts it)]}: a contest for each backend, size and batch of the options.
+
+    `rows(backend)` gives its contestants: (name, library, backend of Keras, what its task has beside the sizes).
+    """
+    found = {}
+    for backend in backends:
+        for size in options.sizes:
+            for batch in options.batch:
+                sizes = {"size": size, "batch": batch, "side": options.side, "dtype": options.dtype}
+                place = f" on {backend}" if backend else ""
+                title = f"{what}{place}: {size.capitalize()}, batch {batch}, {options.side} px, {options.dtype}"
+                found[title] = [
+                    (name, functools.partial(Contestant, name, library, {**sizes, **task}, keras, environment))
+                    for name, library, keras, task in rows(backend)
+                ]
+    return found
+
+
 def everybody(task, options):
-    """{title: [(name, function that starts it)]} for every size and batch of the options."""
-    contests = {}
-    for size in options.sizes:
-        for batch in options.batch:
-            sizes = {"task": task, "size": size, "batch": batch, "side": options.side, "dtype": options.dtype}
-            rows = [(f"this package, {b}", "ours", b, {}) for b in BACKENDS]
-            # Keras' "auto" leaves XLA off where TensorFlow sees no GPU
-            rows += [("this package, tensorflow with XLA", "ours", "tensorflow", {"jit": True})]
-            rows += [(f"stock Keras layers, {b}", "stock_keras", b, {}) for b in BACKENDS]
-            for library in ("transformers", "timm"):
-                # their processes import this package too, for its sizes: then with the backend that is there anyway
-                rows += [(library, library, "torch", {})]
-                rows += [(f"{library}, torch.compile", library, "torch", {"compiled": True})]
-            title = f"{task}: {size.capitalize()}, batch {batch}, {options.side} px, {options.dtype}"
-            contests[title] = [
-                (name, functools.partial(Contestant, name, library, {**sizes, **more}, backend))
-                for name, library, backend, more in rows
-            ]
-    return contests
+    """Contests of this package on all backends with all that a user would pick instead."""
+
+    def rows(_):
+        found = [(f"this package, {b}", "ours", b, {}) for b in BACKENDS]
+        # Keras' "auto" leaves XLA off where TensorFlow sees no GPU
+        found += [("this package, tensorflow with XLA", "ours", "tensorflow", {"jit": True})]
+        found += [(f"stock Keras layers, {b}", "stock_keras", b, {}) for b in BACKENDS]
+        for library in ("transformers", "timm"):
+            # their processes import this package too, for its sizes: then with the backend that is there anyway
+            found += [(library, library, "torch", {})]
+            found += [(f"{library}, torch.compile", library, "torch", {"compiled": True})]
+        return [(name, library, keras, {"task": task, **more}) for name, library, keras, more in found]
+
+    return contests(task, rows, options)

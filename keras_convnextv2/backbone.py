@@ -81,31 +81,42 @@ def ConvNeXtV2(
         for s, (dim, rates) in enumerate(zip(dims, ladder, strict=True)):
             stage_seed = None if seed is None else seed + sum(depths[:s])
             x = Stage(dim, rates, downsample=s > 0, remat=remat, seed=stage_seed, dtype=policy, name=f"stage_{s}")(x)
+        # Pooling, final norm, classifier and softmax cost nothing and decide the digits: at least float32.
+        exact = keras.backend.result_type(policy.compute_dtype, "float32")
         if include_top or pooling:
-            # Pooling, final norm, classifier and softmax cost nothing and decide the digits: at least float32.
-            exact = keras.backend.result_type(policy.compute_dtype, "float32")
-            pool = keras.layers.GlobalMaxPooling2D if pooling == "max" else keras.layers.GlobalAveragePooling2D
-            x = pool(dtype=exact, name="pool")(x)
-            x = LayerNorm(dtype=exact, name="norm")(x)
+            x = _pooled(x, pooling, exact)
         if include_top:
-            initial = InitialNormal(0.02 * head_init_scale)
-            x = keras.layers.Dense(classes, kernel_initializer=initial, dtype=exact, name="head")(x)
-            if classifier_activation is not None:
-                x = keras.layers.Activation(classifier_activation, dtype=exact, name="predictions")(x)
+            x = _classified(x, classes, classifier_activation, head_init_scale, exact)
     inputs = images if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
     model = keras.Model(inputs, x, name=name)
     model.dtype_policy = policy  # `compile` asks the model whether the loss must be scaled (mixed_float16)
     model.autocast = False  # pictures stay whole until the preprocessing has subtracted their mean
     if weights is not None:
-        from keras_convnextv2.weights import apply_weights  # weights stands above the backbone
-
-        report = apply_weights(model, weights)
-        if "head/kernel" in report.untouched:
-            head = model.get_layer("head")
-            head.kernel.assign(head.kernel_initializer(head.kernel.shape, head.kernel.dtype))
-            new = " and ".join(sorted({path.split("/")[0] for path in report.untouched}))
-            warnings.warn(f"new in {name!r}: {new}; {report.source!r} has none that fits", stacklevel=2)
+        _take_over(model, weights)
     return model
+
+
+def _pooled(x, pooling, dtype):
+    pool = keras.layers.GlobalMaxPooling2D if pooling == "max" else keras.layers.GlobalAveragePooling2D
+    return LayerNorm(dtype=dtype, name="norm")(pool(dtype=dtype, name="pool")(x))
+
+
+def _classified(x, classes, activation, init_scale, dtype):
+    initial = InitialNormal(0.02 * init_scale)
+    x = keras.layers.Dense(classes, kernel_initializer=initial, dtype=dtype, name="head")(x)
+    return x if activation is None else keras.layers.Activation(activation, dtype=dtype, name="predictions")(x)
+
+
+def _take_over(model, weights):
+    """Fill a model that was built without drawing; a head that stays new is drawn after all, and said."""
+    from keras_convnextv2.weights import apply_weights  # weights stands above the backbone
+
+    report = apply_weights(model, weights)
+    if "head/kernel" in report.untouched:
+        head = model.get_layer("head")
+        head.kernel.assign(head.kernel_initializer(head.kernel.shape, head.kernel.dtype))
+        new = " and ".join(sorted({path.split("/")[0] for path in report.untouched}))
+        warnings.warn(f"new in {model.name!r}: {new}; {report.source!r} has none that fits", stacklevel=3)
 
 
 def drop_path_ladder(rate, depths):

@@ -6,8 +6,8 @@ import dataclasses
 import keras
 
 from keras_convnextv2.backbone import DEFAULT_SIDE, stages_of
-from keras_convnextv2.layers import Preprocessing
 from keras_convnextv2.preprocessing import channel_statistics, imagenet_classes
+from keras_convnextv2.weights.channels import statistics
 from keras_convnextv2.weights.matching import Size
 
 CONV_LAYOUT = ("atto", "femto", "pico", "nano")  # timm builds their pointwise layers as 1x1 convolutions
@@ -45,9 +45,7 @@ def describe(model, size):
     backbone = getattr(model, "backbone", model)
     stages = stages_of(backbone)
     layers = {layer.name: layer for layer in backbone.layers}
-    inside = next((layer for layer in backbone.layers if isinstance(layer, Preprocessing)), None)
-    channels = size.stem[2]
-    mean, std = channel_statistics(channels, inside and inside.mean, inside and inside.std)
+    mean, std = statistics(model) or channel_statistics(size.stem[2])
     return Network(
         size=size,
         pooling="max" if isinstance(layers.get("pool"), keras.layers.GlobalMaxPooling2D) else "avg",

@@ -1,5 +1,9 @@
 """A tiny network, and files of any format that hold its weights."""
 
+import os
+import subprocess
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -62,3 +66,9 @@ def refused(model, path, *words, error=ValueError, **options):
     for word in (*words, str(path)):
         assert word in message, message
     assert_same(model, before)
+
+
+def run_without_torch(program):
+    """Runs a program in a process of its own, which fails if it imports torch."""
+    program += "import sys\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ)

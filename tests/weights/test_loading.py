@@ -1,9 +1,6 @@
 """Files and models into models: every format gives the same network."""
 
 import argparse
-import os
-import subprocess
-import sys
 
 import keras
 import ml_dtypes
@@ -12,7 +9,7 @@ import pytest
 
 import keras_convnextv2 as kc
 from keras_convnextv2.weights import apply_weights
-from tests.weights.small_files import arrays_in, assert_same, network, randomised, values, write
+from tests.weights.small_files import arrays_in, assert_same, network, randomised, run_without_torch, values, write
 
 pytest.importorskip("safetensors")
 SAFETENSORS = ("official", "timm", "timm conv", "huggingface", "huggingface model", "mmpretrain")
@@ -295,10 +292,7 @@ def test_atto_files_hold_the_same_network(oracle):
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="the torch backend imports torch itself")
 def test_safetensors_are_read_without_torch(tmp_path, source):
     path = write(tmp_path / "model.safetensors", arrays_in("timm", source))
-    program = (
-        "import sys, keras_convnextv2 as kc\n"
+    run_without_torch(
         "from keras_convnextv2.weights import readers\n"
         f"with readers.open_arrays(readers.existing_file({str(path)!r})) as a: [a.read(n) for n in a.shapes]\n"
-        "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ)
