@@ -25,7 +25,9 @@ def _depthwise_torch(x, kernel, bias):
     import torch.nn.functional as F
 
     # (B, C, H, W) views of (B, H, W, C) memory are torch's channels-last format: no copy, and its fastest route.
-    y = F.conv2d(x.permute(0, 3, 1, 2), kernel.permute(2, 3, 0, 1), bias, padding="same", groups=x.shape[-1])
+    y = F.conv2d(
+        x.permute(0, 3, 1, 2), kernel.permute(2, 3, 0, 1), bias, padding=kernel.shape[0] // 2, groups=x.shape[-1]
+    )
     return y.permute(0, 2, 3, 1).contiguous()
 
 

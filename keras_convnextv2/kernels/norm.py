@@ -29,7 +29,12 @@ def grn(x, gamma, beta, epsilon):
 
 def gelu_grn(x, gamma, beta, epsilon):
     """(B, N, C) -> (B, N, C): the exact GELU, then GRN."""
-    forms = {"plain": _gelu_grn, "xla": _gelu_grn_xla, "torch": _gelu_grn_torch}
+    forms = {
+        "plain": _gelu_grn,
+        "xla": functools.partial(_gelu_grn_in_passes, run=behind_wall),
+        "tensorflow": functools.partial(_gelu_grn_in_passes, run=_as_it_is),
+        "torch": _gelu_grn_torch,
+    }
     return choose(forms)(x, gamma, beta, epsilon)
 
 
@@ -71,19 +76,26 @@ def _gelu_grn(x, gamma, beta, epsilon):
     return ops.cast(grn(_gelu(_at_least_float32(x)), gamma, beta, epsilon), x.dtype)
 
 
-def _gelu_grn_xla(x, gamma, beta, epsilon):
-    """One pass over the large tensors forward for GELU and one for GRN, two backward; keeps x, GELU(x), the norms."""
+def _as_it_is(function, like, *tensors):
+    return function(*tensors)
+
+
+def _gelu_grn_in_passes(x, gamma, beta, epsilon, run):
+    """One pass over the large tensors forward for GELU and one for GRN, two backward; keeps x, GELU(x), the norms.
+
+    Each pass goes through `run`, which has the signature of `behind_wall`.
+    """
 
     @ops.custom_gradient
     def fused(x, gamma, beta):
-        activated, energy = behind_wall(_activate, (x, _per_channel(x)), x)
+        activated, energy = run(_activate, (x, _per_channel(x)), x)
         norm = ops.sqrt(energy)[:, None]  # (B, 1, C); its slope at 0 is set below, no floor is needed
         mean = ops.mean(norm, axis=-1, keepdims=True) + epsilon
         scale = gamma * (norm / mean) + 1
 
         def grad(*args, upstream=None):
             dy = args[0] if upstream is None else upstream
-            return _gelu_grn_gradient(dy, x, activated, norm, mean, gamma)
+            return _gelu_grn_gradient(dy, x, activated, norm, mean, gamma, run)
 
         return ops.cast(_at_least_float32(activated) * scale + beta, x.dtype), grad
 
@@ -100,15 +112,15 @@ def _activate(x):
     return ops.cast(activated, x.dtype), ops.sum(ops.square(activated), axis=1)
 
 
-def _gelu_grn_gradient(dy, x, activated, norm, mean, gamma):
+def _gelu_grn_gradient(dy, x, activated, norm, mean, gamma, run):
     response = norm / mean
-    along, total = behind_wall(_project, (_per_channel(dy), _per_channel(dy)), dy, activated)
+    along, total = run(_project, (_per_channel(dy), _per_channel(dy)), dy, activated)
     along = along[:, None]  # (B, 1, C): sum over the positions of dy * a
     dresponse = along * gamma
     dnorm = dresponse / mean - ops.mean(dresponse * norm, axis=-1, keepdims=True) / ops.square(mean)
     # d norm / d a = a / norm; a silent channel (norm 0) gets slope 0.
     pull = ops.where(norm > 0, dnorm / ops.maximum(norm, 1e-30), 0.0)
-    dx = behind_wall(_through_gelu, x, dy, activated, x, gamma * response + 1, pull)
+    dx = run(_through_gelu, x, dy, activated, x, gamma * response + 1, pull)
     return dx, ops.sum(along * response, axis=(0, 1)), ops.sum(total, axis=0)
 
 

@@ -2,6 +2,7 @@
 
 - "xla": XLA on a CPU (JAX; TensorFlow with `jit_compile`). XLA's CPU backend emits grouped convolutions badly, and
   fuses wide sums into the reductions behind them; a wall stops that.
+- "tensorflow": TensorFlow's own operations, without XLA. Its derived gradients make a pass of memory of each step.
 - "torch": the torch backend. Channels-last convolutions, ATen's fused norms and GELU.
 - "plain": everything else, and every export. The definition; converters see ordinary operations.
 """
@@ -12,7 +13,7 @@ import os
 
 import keras
 
-FORMS = ("plain", "xla", "torch")
+FORMS = ("plain", "xla", "tensorflow", "torch")
 FORM_VARIABLE = "KERAS_CONVNEXTV2_KERNELS"
 
 _plain_operations = contextvars.ContextVar("plain_operations", default=False)
@@ -66,5 +67,7 @@ def _form_on_tensorflow():
 
     # TensorFlow has no public question for "is this function compiled by XLA?"; its own control flow asks like this.
     compiled = control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
+    if not compiled:
+        return "tensorflow"
     on_cpu = not tf.config.get_visible_devices("GPU") and not tf.config.get_visible_devices("TPU")
-    return "xla" if compiled and on_cpu else "plain"
+    return "xla" if on_cpu else "plain"
