@@ -15,11 +15,11 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
-# The same for everybody: memory stays mapped between steps, waiting threads give their core away.
+# Memory stays mapped between steps (glibc).
+ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
+# The same for everybody; waiting threads give their core away.
 ENVIRONMENT = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    **ALLOCATOR,
     "OMP_WAIT_POLICY": "PASSIVE",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TOKENIZERS_PARALLELISM": "false",
@@ -34,7 +34,7 @@ class Contestant:
         library: a key of `benchmarks.contestants.LIBRARIES`, such as "ours" or "transformers".
         task: what to run and with which sizes, for that library's function.
         backend: of Keras, for libraries that use it.
-        environment: further variables.
+        environment: further variables; None removes one.
         pause: stop the worker and its own workers while others run, who would read ahead meanwhile.
     """
 
@@ -42,6 +42,7 @@ class Contestant:
         self.name, self.seconds, self.facts, self.pause = name, [], {}, pause
         self.ours = library in ("ours", "our pipeline", "fcmae")
         chosen = {**os.environ, **ENVIRONMENT, **({"KERAS_BACKEND": backend} if backend else {}), **(environment or {})}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
         command = [sys.executable, "-m", "benchmarks.worker", json.dumps({"library": library, "task": task})]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         # a group of its own can be stopped as a whole; the system wakes and ends a stopped one whose parent is gone
@@ -156,8 +157,8 @@ def versions(results):
     return dict(sorted(found.items()))
 
 
-def add_memory(options):
-    """Options of a parser that gets `--memory`, and the environment that makes workers measure it then."""
+def parse_with_memory(options):
+    """Adds `--memory` to a parser. Returns what was chosen, and the environment that makes workers measure memory."""
     options.add_argument("--memory", action="store_true", help="peak memory of a step instead of its time")
     chosen = options.parse_args()
     return chosen, {"BENCHMARK_MEMORY": "1"} if chosen.memory else {}

@@ -1,8 +1,10 @@
 """What each library does for a task, through what its users call. Every function returns (one step, facts).
 
-Tasks: "train" (forward, loss, gradients, AdamW), "fit" (the same through `model.fit`, per step), "predict".
+Tasks: "train" (forward, loss, gradients, AdamW), "fit" (the same through `model.fit`), "predict". What takes
+several steps at once says how many in its facts: "steps".
 """
 
+import functools
 import importlib.metadata
 
 import numpy as np
@@ -12,6 +14,7 @@ from benchmarks.pretraining import fcmae
 
 CLASSES = 1000
 LEARNING_RATE = 1e-3
+STEPS_OF_FIT = 8
 
 
 def pictures(batch, side):
@@ -41,7 +44,7 @@ def _installed(name):
 
 
 def keras_step(model, task, batch, side, jit=None):
-    """One step of a Keras model through train_on_batch, fit or predict_on_batch."""
+    """A Keras model's train_on_batch, predict_on_batch, or a fit of several steps; and the facts."""
     import keras
 
     images, labels = pictures(batch, side)
@@ -53,12 +56,13 @@ def keras_step(model, task, batch, side, jit=None):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile="auto" if jit is None else jit,
     )
-    steps = {
-        "train": lambda: model.train_on_batch(images, labels),
-        "predict": lambda: model.predict_on_batch(images),
-        "fit": lambda: model.fit(images, labels, batch_size=batch, epochs=1, verbose=0),
-    }
-    return steps[task]
+    if task == "fit":
+        many, answers = np.tile(images, (STEPS_OF_FIT, 1, 1, 1)), np.tile(labels, STEPS_OF_FIT)
+        step = functools.partial(model.fit, many, answers, batch_size=batch, verbose=0)
+        return step, {**keras_versions(), "steps": STEPS_OF_FIT}
+    if task == "train":
+        return lambda: model.train_on_batch(images, labels), keras_versions()
+    return lambda: model.predict_on_batch(images), keras_versions()
 
 
 def ours(task, size, batch, side, dtype, jit=None, **options):
@@ -68,14 +72,14 @@ def ours(task, size, batch, side, dtype, jit=None, **options):
     model = getattr(kc, f"ConvNeXtV2{size.capitalize()}")(
         input_shape=(side, side, 3), include_preprocessing=False, classifier_activation=None, dtype=policy, **options
     )
-    return keras_step(model, task, batch, side, jit), keras_versions()
+    return keras_step(model, task, batch, side, jit)
 
 
 def stock_keras(task, size, batch, side, dtype, jit=None):
     from benchmarks.stock import stock_model
 
     policy = "mixed_bfloat16" if dtype == "bfloat16" else dtype
-    return keras_step(stock_model(size, side, CLASSES, policy), task, batch, side, jit), keras_versions()
+    return keras_step(stock_model(size, side, CLASSES, policy), task, batch, side, jit)
 
 
 def transformers(task, size, batch, side, dtype, compiled=False):

@@ -3,7 +3,7 @@
 `python -m benchmarks.fcmae`; `--memory` measures what a step holds beside model and optimizer instead of its time.
 """
 
-from benchmarks.contest import add_memory, parser, run
+from benchmarks.contest import parse_with_memory, parser, run
 from benchmarks.peers import BACKENDS, contests
 
 
@@ -16,5 +16,5 @@ def methods(backend):
 
 
 if __name__ == "__main__":
-    options, environment = add_memory(parser("A whole pre-training step.", sizes=["tiny"], batch=[32], rounds=5))
+    options, environment = parse_with_memory(parser("A whole pre-training step.", sizes=["tiny"], batch=[32], rounds=5))
     run("FCMAE", contests("FCMAE", methods, options, BACKENDS, environment), options)

@@ -20,8 +20,8 @@ def contests(what, rows, options, backends=(None,), environment=None):
                 place = f" on {backend}" if backend else ""
                 title = f"{what}{place}: {size.capitalize()}, batch {batch}, {options.side} px, {options.dtype}"
                 found[title] = [
-                    (name, functools.partial(Contestant, name, library, {**sizes, **task}, keras, environment))
-                    for name, library, keras, task in rows(backend)
+                    (name, functools.partial(Contestant, name, library, {**sizes, **task}, of_keras, environment))
+                    for name, library, of_keras, task in rows(backend)
                 ]
     return found
 
@@ -38,6 +38,6 @@ def everybody(task, options):
             # their processes import this package too, for its sizes: then with the backend that is there anyway
             found += [(library, library, "torch", {})]
             found += [(f"{library}, torch.compile", library, "torch", {"compiled": True})]
-        return [(name, library, keras, {"task": task, **more}) for name, library, keras, more in found]
+        return [(name, library, of_keras, {"task": task, **more}) for name, library, of_keras, more in found]
 
     return contests(task, rows, options)

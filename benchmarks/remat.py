@@ -1,6 +1,6 @@
 """What `remat=True` costs and saves in supervised training: `python -m benchmarks.remat`, `--memory` for the peak."""
 
-from benchmarks.contest import add_memory, parser, run
+from benchmarks.contest import parse_with_memory, parser, run
 from benchmarks.peers import BACKENDS, contests
 
 
@@ -15,5 +15,5 @@ def with_and_without(backend):
 
 if __name__ == "__main__":
     what = "Recomputing each block in the backward pass."
-    options, environment = add_memory(parser(what, sizes=["tiny"], batch=[8], rounds=5))
+    options, environment = parse_with_memory(parser(what, sizes=["tiny"], batch=[8], rounds=5))
     run("remat", contests("remat", with_and_without, options, BACKENDS, environment), options)

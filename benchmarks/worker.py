@@ -36,7 +36,7 @@ def main(order):
     for _ in sys.stdin:
         start = time.perf_counter()
         step()
-        say(seconds=time.perf_counter() - start)
+        say(seconds=(time.perf_counter() - start) / facts.get("steps", 1))
 
 
 def resident(field):

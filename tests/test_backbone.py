@@ -226,19 +226,20 @@ def test_fit_learns_from_every_kind_of_data_set(kind):
     assert model.predict(x, verbose=0).shape == (5, 5)
 
 
-def test_remat_has_the_gradients_of_the_plain_model():
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-4), ("mixed_bfloat16", 5e-2)])
+def test_remat_has_the_gradients_of_the_plain_model(dtype, tolerance):
     from tests.gradients import gradients_of
 
     x = pictures(2)
     results = []
     for remat in (False, True):
-        model = mini(remat=remat, classifier_activation=None)
+        model = mini(remat=remat, classifier_activation=None, dtype=dtype)
         for v in model.weights:
             v.assign(0.1 * np.sin(np.arange(np.prod(v.shape))).reshape(v.shape) + (0.5 if "gamma" in v.path else 0))
         results.append(gradients_of(lambda model=model: ops.mean(ops.square(model(x, training=True))), model))
     for path, gradient in results[0].items():
         scale = max(np.abs(gradient).max(), 1e-6)
-        np.testing.assert_allclose(results[1][path], gradient, rtol=0, atol=1e-4 * scale, err_msg=path)
+        np.testing.assert_allclose(results[1][path], gradient, rtol=0, atol=tolerance * scale, err_msg=path)
 
 
 LOAD = """
