@@ -201,6 +201,7 @@ def test_libraries_that_are_missing_or_disagree(hugging_face, tmp_path, capsys, 
 @pytest.mark.slow
 @pytest.mark.parametrize("form, library", [("timm", "timm"), ("huggingface", "transformers")])
 def test_libraries_agree(tmp_path, capsys, form, library):
+    pytest.importorskip("torch")
     mini_network().save(tmp_path / "in.keras")
     code = run(tmp_path / "in.keras", tmp_path / "served", "--format", form, "--verify")
     said = capsys.readouterr().out
