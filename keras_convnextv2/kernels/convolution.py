@@ -18,7 +18,7 @@ def depthwise(x, kernel, bias):
 
 
 def _depthwise_plain(x, kernel, bias):
-    return ops.depthwise_conv(x, kernel, padding="same") + bias
+    return ops.depthwise_conv(x, kernel, padding="same", data_format="channels_last") + bias
 
 
 def _depthwise_torch(x, kernel, bias):
@@ -99,7 +99,7 @@ def patch_conv(x, kernel, bias):
 
 
 def _patch_conv_plain(x, kernel, bias):
-    return ops.conv(x, kernel, strides=kernel.shape[0], padding="valid") + bias
+    return ops.conv(x, kernel, strides=kernel.shape[0], padding="valid", data_format="channels_last") + bias
 
 
 def _matrix_product(x, kernel, bias):

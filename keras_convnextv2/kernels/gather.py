@@ -5,6 +5,8 @@ Each direction is the other's gradient. Said so, no scatter-add is ever emitted,
 
 from keras import ops
 
+from keras_convnextv2.kernels.table import transforming
+
 
 def keep_patches(patches, visible, position):
     """All patches (B, L, F) -> the visible ones (B, K, F).
@@ -20,6 +22,9 @@ def put_patches_back(patches, visible, position):
 
 
 def _with_gradient(forward, backward, patches):
+    if transforming():
+        return forward(patches)
+
     @ops.custom_gradient
     def gather(patches):
         def grad(*args, upstream=None):  # backends hand over the slope by position or by name

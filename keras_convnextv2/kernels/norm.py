@@ -8,7 +8,7 @@ import functools
 import keras
 from keras import ops
 
-from keras_convnextv2.kernels.table import choose
+from keras_convnextv2.kernels.table import choose, transforming
 from keras_convnextv2.kernels.wall import behind_wall
 
 ENERGY_FLOOR = 1e-24  # sqrt has no slope at 0: one silent channel would turn every gradient into NaN
@@ -18,12 +18,13 @@ INVERSE_SQRT_2PI = 0.3989422804014327
 
 def layer_norm(x, gamma, beta, epsilon):
     """(..., C) -> (..., C), each position by its own mean and variance."""
+    gamma, beta = _at_least_float32(gamma), _at_least_float32(beta)
     return choose({"plain": _layer_norm, "torch": _layer_norm_torch})(x, gamma, beta, epsilon)
 
 
 def grn(x, gamma, beta, epsilon):
     """(B, N, C) -> (B, N, C): `gamma * x * response + beta + x` with the response of `_response`."""
-    exact = _at_least_float32(x)
+    exact, gamma, beta = (_at_least_float32(tensor) for tensor in (x, gamma, beta))
     return ops.cast(exact * (gamma * _response(exact, epsilon) + 1) + beta, x.dtype)
 
 
@@ -31,11 +32,11 @@ def gelu_grn(x, gamma, beta, epsilon):
     """(B, N, C) -> (B, N, C): the exact GELU, then GRN."""
     forms = {
         "plain": _gelu_grn,
-        "xla": functools.partial(_gelu_grn_in_passes, run=behind_wall),
-        "tensorflow": functools.partial(_gelu_grn_in_passes, run=_as_it_is),
+        "xla": _gelu_grn_behind_walls,
+        "tensorflow": _gelu_grn_in_passes,
         "torch": _gelu_grn_torch,
     }
-    return choose(forms)(x, gamma, beta, epsilon)
+    return choose(forms)(x, _at_least_float32(gamma), _at_least_float32(beta), epsilon)
 
 
 def _at_least_float32(x):
@@ -53,7 +54,7 @@ def _layer_norm_torch(x, gamma, beta, epsilon):
     import torch.nn.functional as F
 
     exact = _at_least_float32(x)
-    y = F.layer_norm(exact, (x.shape[-1],), gamma.to(exact.dtype), beta.to(exact.dtype), epsilon)
+    y = F.layer_norm(exact, (x.shape[-1],), gamma, beta, epsilon)
     return y.to(x.dtype)
 
 
@@ -80,7 +81,11 @@ def _as_it_is(function, like, *tensors):
     return function(*tensors)
 
 
-def _gelu_grn_in_passes(x, gamma, beta, epsilon, run):
+def _gelu_grn_behind_walls(x, gamma, beta, epsilon):
+    return _gelu_grn_in_passes(x, gamma, beta, epsilon, run=behind_wall)
+
+
+def _gelu_grn_in_passes(x, gamma, beta, epsilon, run=_as_it_is):
     """One pass over the large tensors forward for GELU and one for GRN, two backward; keeps x, GELU(x), the norms.
 
     Each pass goes through `run`, which has the signature of `behind_wall`.
@@ -135,6 +140,8 @@ def _through_gelu(dy, activated, x, scale, pull):
 
 
 def _gelu_grn_torch(x, gamma, beta, epsilon):
+    if transforming():
+        return _gelu_grn(x, gamma, beta, epsilon)
     return _torch_function().apply(x, gamma, beta, epsilon)
 
 
@@ -153,13 +160,19 @@ def _torch_function():
             y = exact.square()
             norm = y.sum(1, keepdim=True).sqrt_()  # (B, 1, C); vector_norm is far slower along this axis
             mean = norm.mean(-1, keepdim=True) + epsilon
-            ctx.save_for_backward(x, activated, norm, mean, gamma)
+            ctx.save_for_backward(x, activated, norm, mean, gamma, beta)
+            ctx.epsilon = epsilon
             return torch.addcmul(beta, exact, gamma * (norm / mean) + 1, out=y).to(x.dtype)
 
         @staticmethod
-        @torch.autograd.function.once_differentiable
         def backward(ctx, dy):
-            x, activated, norm, mean, gamma = ctx.saved_tensors
+            x, activated, norm, mean, gamma, beta = ctx.saved_tensors
+            if torch.is_grad_enabled():  # somebody differentiates the gradient: by the definition, from what came in
+                inputs = [x, gamma, beta]
+                wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True) if needed]
+                y = _gelu_grn(*inputs, ctx.epsilon)
+                found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
+                return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None
             slope, exact, response = _at_least_float32(dy), _at_least_float32(activated), norm / mean
             product = slope * exact
             along = product.sum(1, keepdim=True)  # (B, 1, C)

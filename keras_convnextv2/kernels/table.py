@@ -9,6 +9,8 @@
 
 import contextlib
 import contextvars
+import functools
+import inspect
 import os
 
 import keras
@@ -36,7 +38,21 @@ def choose(forms, static=True):
     KERAS_CONVNEXTV2_KERNELS forces one form wherever it can run.
     """
     form = "plain" if _plain_operations.get() else forced_form() or _form_here()
-    return forms.get(form, forms["plain"]) if static or form != "xla" else forms["plain"]
+    if form not in forms or form == "xla" and not static:
+        return forms["plain"]
+    return compiled_once(forms[form]) if form == "xla" and keras.backend.backend() == "jax" else forms[form]
+
+
+@functools.cache
+def compiled_once(function):
+    """A form that builds branches, loops or gradients, for JAX: outside of `jit` these would be compiled at each call.
+
+    Inside of one it is traced once for all layers of a shape.
+    """
+    import jax
+
+    static = [name for name in inspect.signature(function).parameters if name == "epsilon"]
+    return jax.jit(function, static_argnames=static)
 
 
 def forced_form():
@@ -58,6 +74,18 @@ def _form_on_jax():
     import jax
 
     return "xla" if jax.default_backend() == "cpu" else "plain"
+
+
+def transforming():
+    """Whether torch runs inside of one of its function transforms (torch.func, forward-mode derivatives).
+
+    They take ordinary operations only. torch has no public question; its own autograd functions ask like this.
+    """
+    if keras.backend.backend() != "torch":
+        return False
+    import torch
+
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def _form_on_tensorflow():

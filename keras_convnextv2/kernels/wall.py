@@ -1,7 +1,5 @@
 """A wall for XLA's fusion."""
 
-import math
-
 from keras import ops
 
 
@@ -14,15 +12,17 @@ def behind_wall(function, like, *tensors):
     Args:
         function: from tensors to one tensor, or a tuple of them.
         like: a tensor, or a tuple of them, with the shapes and types of the result.
-        tensors: its arguments; the first one decides.
+        tensors: its arguments; the first one is asked.
     """
-    # Only NaN differs from itself, and the compiler cannot know: the other branch then is what would come out anyway.
+    # True whatever the number is, NaN and infinity too, and the compiler cannot know: a choice that turned on a value
+    # would let one picture decide over its whole batch.
     # Not a choice by number (`ops.switch`): TensorFlow's XLA then evaluates the network while it compiles, for minutes.
     first = ops.reshape(tensors[0], (-1,))[0]
     several = isinstance(like, tuple)
 
     def nothing():
-        unknown = tuple(ops.full_like(x, math.nan) for x in (like if several else (like,)))
-        return unknown if several else unknown[0]
+        empty = tuple(ops.zeros_like(x) for x in (like if several else (like,)))
+        return empty if several else empty[0]
 
-    return ops.cond(first == first, lambda: function(*tensors), nothing)
+    always = ops.logical_not(ops.square(first) < -1)
+    return ops.cond(always, lambda: function(*tensors), nothing)
