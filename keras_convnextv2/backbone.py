@@ -6,6 +6,7 @@ import warnings
 import keras
 
 from keras_convnextv2.layers import LayerNorm, Preprocessing, Stage, Stem
+from keras_convnextv2.layers.composite import plain
 from keras_convnextv2.layers.initial import InitialNormal, drawing
 from keras_convnextv2.layers.stage import check_size
 from keras_convnextv2.sizes import SIZES
@@ -35,7 +36,7 @@ def ConvNeXtV2(
     seed=None,
     dtype=None,
 ):
-    """ConvNeXt V2 with any depths and dims, as a functional `keras.Model`.
+    """ConvNeXt V2 with any depths and dims, as a functional `keras.Model`; channels last, whatever keras.json says.
 
     Args:
         depths: blocks of each stage, such as (3, 3, 9, 3).
@@ -68,6 +69,8 @@ def ConvNeXtV2(
     Source:
         ConvNeXt V2 (arXiv 2301.00808), section 4 and appendix; reference models/convnextv2.py.
     """
+    depths, dims, classes, stem_patch_size, seed = map(plain, (depths, dims, classes, stem_patch_size, seed))
+    drop_path_rate, head_init_scale = plain(drop_path_rate), plain(head_init_scale)
     _check(depths, dims, include_top, pooling, classes, stem_patch_size)
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     total_stride = stem_patch_size * 2 ** (len(depths) - 1)
@@ -88,17 +91,30 @@ def ConvNeXtV2(
         if include_top:
             x = _classified(x, classes, classifier_activation, head_init_scale, exact)
     inputs = images if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
-    model = keras.Model(inputs, x, name=name)
-    model.dtype_policy = policy  # `compile` asks the model whether the loss must be scaled (mixed_float16)
-    model.autocast = False  # pictures stay whole until the preprocessing has subtracted their mean
+    model = Network(inputs, x, name=name)
     if weights is not None:
         _take_over(model, weights)
     return model
 
 
+@keras.saving.register_keras_serializable(package="keras_convnextv2")
+class Network(keras.Model):
+    """The functional model that `ConvNeXtV2` returns: a `keras.Model` whose policy is that of its stages.
+
+    `compile` asks a model's policy whether the loss must be scaled (mixed_float16); Keras keeps it neither in a file nor
+    in a clone.
+    """
+
+    def __init__(self, inputs, outputs, name=None, **kwargs):  # as Keras' own functional model: `clone_model` asks
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        self.dtype_policy = stages_of(self)[0].dtype_policy
+        self.autocast = False  # pictures stay whole until the preprocessing has subtracted their mean
+
+
 def _pooled(x, pooling, dtype):
     pool = keras.layers.GlobalMaxPooling2D if pooling == "max" else keras.layers.GlobalAveragePooling2D
-    return LayerNorm(dtype=dtype, name="norm")(pool(dtype=dtype, name="pool")(x))
+    x = pool(data_format="channels_last", dtype=dtype, name="pool")(x)  # whatever keras.json says
+    return LayerNorm(dtype=dtype, name="norm")(x)
 
 
 def _classified(x, classes, activation, init_scale, dtype):

@@ -1,19 +1,29 @@
-import operator
-
 import keras
 
 from keras_convnextv2 import kernels
+from keras_convnextv2.layers.composite import Composite, plain
 from keras_convnextv2.layers.depthwise import DepthwiseConv2D
 from keras_convnextv2.layers.drop_path import DropPath
-from keras_convnextv2.layers.grn import GRN
+from keras_convnextv2.layers.grn import GeluGRN
 from keras_convnextv2.layers.norm import LayerNorm
 from keras_convnextv2.layers.pointwise import Pointwise
 
 EXPANSION = 4
 
 
+def quickly(layer):
+    """What runs a part of a block: its `call` where that is all there is to do, else the layer.
+
+    Keras' own way into a layer costs 0.15 ms, more than some compute. The block's has cast the input and casts the
+    variables. A quantized layer has another formula, and torch fires hooks on its way in.
+    """
+    hooked = getattr(layer, "_forward_hooks", None) or getattr(layer, "_forward_pre_hooks", None)
+    hooked = hooked or getattr(layer, "_backward_hooks", None) or getattr(layer, "_backward_pre_hooks", None)
+    return layer if hooked or layer.quantization_mode is not None else layer.call
+
+
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
-class ConvNeXtV2Block(keras.layers.Layer):
+class ConvNeXtV2Block(Composite):
     """The residual block: depthwise 7x7, LayerNorm, expand to 4C, GELU and GRN, project to C, drop path, add.
 
     Called with a map, or with the rows of visible patches and their `Visible`: the same weights serve both.
@@ -29,19 +39,21 @@ class ConvNeXtV2Block(keras.layers.Layer):
         ConvNeXt V2, figure 5; reference models/convnextv2.py, Block.
     """
 
-    def __init__(self, dim, drop_path=0.0, remat=False, seed=None, **kwargs):
-        super().__init__(**kwargs)
-        self.dim = dim
-        self.drop_path = drop_path
-        self.remat = remat
-        self.seed = seed
+    def __init__(self, dim, drop_path=0.0, remat=False, seed=None, *, parts=None, **kwargs):
+        super().__init__(parts=parts, **kwargs)
+        self.autocast = True  # the branch computes in one type, its parts are run by `call`
+        self.dim = plain(dim)
+        self.drop_path = plain(drop_path)
+        self.remat = plain(remat)
+        self.seed = plain(seed)
         policy = self.dtype_policy
         self.depthwise = DepthwiseConv2D(7, dtype=policy, name="depthwise")
         self.norm = LayerNorm(dtype=policy, name="norm")
-        self.expand = Pointwise(EXPANSION * dim, dtype=policy, name="expand")
-        self.grn = GRN(activation="gelu", dtype=policy, name="grn")
-        self.project = Pointwise(dim, dtype=policy, name="project")
-        self.drop = DropPath(drop_path, seed=seed, dtype=policy, name="drop_path")
+        self.expand = Pointwise(EXPANSION * self.dim, dtype=policy, name="expand")
+        self.grn = GeluGRN(dtype=policy, name="grn")
+        self.project = Pointwise(self.dim, dtype=policy, name="project")
+        self.drop = DropPath(self.drop_path, seed=self.seed, dtype=policy, name="drop_path")
+        self.restore()
 
     def build(self, input_shape):
         if input_shape[-1] != self.dim:
@@ -56,12 +68,10 @@ class ConvNeXtV2Block(keras.layers.Layer):
         if self.remat and training:
             y = self._branch_recomputed(inputs, visible)
         else:
-            y = self._branch(inputs, visible)
-        return inputs + self.drop.call(y, training=training)
+            y = self._branch(inputs, visible, run=quickly)
+        return inputs + quickly(self.drop)(y, training=training)
 
-    def _branch(self, x, visible, run=operator.attrgetter("call")):
-        # Layers are run by `call`: Keras' own way into one costs 0.15 ms, more than some compute. The block's has cast
-        # the input and casts the variables; hooks on these layers do not fire.
+    def _branch(self, x, visible, run):
         layers = (self.depthwise, self.norm, self.expand, self.grn, self.project)
         depthwise, norm, expand, grn, project = map(run, layers)
         x = depthwise(x) if visible is None else visible.through(depthwise, x)

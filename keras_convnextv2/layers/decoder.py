@@ -2,12 +2,13 @@ import keras
 from keras import ops
 
 from keras_convnextv2.layers.block import ConvNeXtV2Block
+from keras_convnextv2.layers.composite import Composite, plain
 from keras_convnextv2.layers.initial import InitialNormal
 from keras_convnextv2.layers.pointwise import Pointwise
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
-class Decoder(keras.layers.Layer):
+class Decoder(Composite):
     """FCMAE's decoder: project the visible rows, a learnt token at hidden positions, dense blocks, pixels.
 
     Args:
@@ -20,15 +21,15 @@ class Decoder(keras.layers.Layer):
         ConvNeXt V2, section 3; reference models/fcmae.py.
     """
 
-    def __init__(self, dim=512, depth=1, pixels=3072, **kwargs):
-        super().__init__(**kwargs)
-        self.dim = dim
-        self.depth = depth
-        self.pixels = pixels
-        self.autocast = False
-        self.proj = Pointwise(dim, dtype=self.dtype_policy, name="proj")
-        self.blocks = [ConvNeXtV2Block(dim, dtype=self.dtype_policy, name=f"block_{i}") for i in range(depth)]
-        self.pred = Pointwise(pixels, dtype=self.dtype_policy, name="pred")
+    def __init__(self, dim=512, depth=1, pixels=3072, *, parts=None, **kwargs):
+        super().__init__(parts=parts, **kwargs)
+        self.dim = plain(dim)
+        self.depth = plain(depth)
+        self.pixels = plain(pixels)
+        self.proj = Pointwise(self.dim, dtype=self.dtype_policy, name="proj")
+        self.blocks = [ConvNeXtV2Block(self.dim, dtype=self.dtype_policy, name=f"block_{i}") for i in range(self.depth)]
+        self.pred = Pointwise(self.pixels, dtype=self.dtype_policy, name="pred")
+        self.restore()
 
     def build(self, input_shape):
         self.proj.build(input_shape)

@@ -1,6 +1,7 @@
 import keras
 
 from keras_convnextv2 import kernels
+from keras_convnextv2.layers.composite import plain
 from keras_convnextv2.layers.initial import InitialNormal
 
 
@@ -21,6 +22,7 @@ class DepthwiseConv2D(keras.layers.Layer):
 
     def __init__(self, kernel_size=7, **kwargs):
         super().__init__(**kwargs)
+        kernel_size = plain(kernel_size)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, so that the size is kept. Received: {kernel_size!r}.")
         self.kernel_size = kernel_size

@@ -1,6 +1,8 @@
 import keras
 from keras import ops
 
+from keras_convnextv2.layers.composite import plain
+
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
 class DropPath(keras.layers.Layer):
@@ -19,6 +21,7 @@ class DropPath(keras.layers.Layer):
 
     def __init__(self, rate=0.0, seed=None, **kwargs):
         super().__init__(**kwargs)
+        rate, seed = plain(rate), plain(seed)
         if not 0 <= rate < 1:
             raise ValueError(f"drop path rate must be in [0, 1). Received: {rate!r}.")
         self.rate = rate

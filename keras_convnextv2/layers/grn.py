@@ -2,8 +2,7 @@ import keras
 from keras import ops
 
 from keras_convnextv2 import kernels
-
-ACTIVATIONS = (None, "gelu")
+from keras_convnextv2.layers.composite import plain
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
@@ -17,9 +16,8 @@ class GRN(keras.layers.Layer):
 
     Args:
         epsilon: added to the channel mean, not to the energy.
-        activation: None, or "gelu": the exact GELU is applied first, in the same pass (as every block does).
     Raises:
-        ValueError: an unknown number of channels, another activation.
+        ValueError: an unknown number of channels.
     Shapes:
         inputs (B, H, W, C), or (B, N, C) of gathered visible rows; visible (B, H, W, 1), 1 = visible; output like
         inputs.
@@ -28,12 +26,11 @@ class GRN(keras.layers.Layer):
         pools over the whole batch (models/utils.py:28): parity with it holds at batch size 1.
     """
 
-    def __init__(self, epsilon=1e-6, activation=None, **kwargs):
+    _kernel = staticmethod(kernels.grn)
+
+    def __init__(self, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be None or 'gelu'. Received: {activation!r}.")
-        self.epsilon = epsilon
-        self.activation = activation
+        self.epsilon = plain(epsilon)
         self.autocast = False  # a float32 input must not become float16 before its energy is summed
 
     def build(self, input_shape):
@@ -50,8 +47,7 @@ class GRN(keras.layers.Layer):
         if len(shape) == 4:
             positions = None if None in x.shape[1:3] else x.shape[1] * x.shape[2]
             x = ops.reshape(x, (-1, positions or shape[1] * shape[2], shape[3]))  # (B, N, C)
-        kernel = kernels.grn if self.activation is None else kernels.gelu_grn
-        y = kernel(x, kernels.tensor_of(self.gamma), kernels.tensor_of(self.beta), self.epsilon)
+        y = self._kernel(x, kernels.tensor_of(self.gamma), kernels.tensor_of(self.beta), self.epsilon)
         y = ops.reshape(y, (-1, *shape[1:]))
         if visible is not None:
             y = y * ops.cast(visible, y.dtype)  # beta must not light hidden positions
@@ -61,4 +57,11 @@ class GRN(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "epsilon": self.epsilon, "activation": self.activation}
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable(package="keras_convnextv2")
+class GeluGRN(GRN):
+    """The exact GELU, then GRN, in the same passes over the memory: what a block runs."""
+
+    _kernel = staticmethod(kernels.gelu_grn)

@@ -8,13 +8,15 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_convnextv2.layers.composite import plain
+
 _drawing = contextvars.ContextVar("drawing", default=True)
 
 
 @contextlib.contextmanager
 def drawing(needed):
-    """Inside, with `needed` False, `InitialNormal` gives zeros: for a network whose weights come from elsewhere."""
-    token = _drawing.set(needed)
+    """Inside, with `needed` False here or further out, `InitialNormal` gives zeros: for weights that come from elsewhere."""
+    token = _drawing.set(needed and _drawing.get())
     try:
         yield
     finally:
@@ -34,8 +36,8 @@ class InitialNormal(keras.initializers.Initializer):
     """
 
     def __init__(self, stddev=0.02, seed=None):
-        self.stddev = stddev
-        self.seed = seed
+        self.stddev = plain(stddev)
+        self.seed = plain(seed)
 
     def __call__(self, shape, dtype=None):
         if not _drawing.get():

@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from keras_convnextv2 import kernels
+from keras_convnextv2.layers.composite import plain
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
@@ -20,7 +21,7 @@ class LayerNorm(keras.layers.Layer):
 
     def __init__(self, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
-        self.epsilon = epsilon
+        self.epsilon = plain(epsilon)
         self.autocast = False  # a float32 input keeps its digits until the statistics are made
 
     def build(self, input_shape):

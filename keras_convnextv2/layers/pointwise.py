@@ -1,35 +1,45 @@
 import keras
 
 from keras_convnextv2 import kernels
+from keras_convnextv2.layers.composite import plain
 from keras_convnextv2.layers.initial import InitialNormal
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
-class Pointwise(keras.layers.Layer):
+class Pointwise(keras.layers.Dense):
     """A linear layer over the channels of each position, with bias: the 1x1 convolutions of the network.
 
-    The same numbers as `keras.layers.Dense(width)` with the same weight layout, formulated for the place where it
-    runs (`keras_convnextv2.kernels`).
+    A `keras.layers.Dense(dim)`, which LoRA and quantization reach as one; only the float path is formulated for the
+    place where it runs (`keras_convnextv2.kernels`).
 
     Args:
-        width: output channels.
+        dim: output channels.
+        lora_rank, lora_alpha, quantization_config: as in `keras.layers.Dense`.
     Shapes:
-        (..., C) -> (..., width); kernel (C, width)
+        (..., C) -> (..., dim); kernel (C, dim)
     """
 
-    def __init__(self, width, **kwargs):
-        super().__init__(**kwargs)
-        self.width = width
+    def __init__(self, dim, *, lora_rank=None, lora_alpha=None, quantization_config=None, **kwargs):
+        self.dim = plain(dim)
+        keras_knows = {"lora_alpha": lora_alpha, "quantization_config": quantization_config}
+        super().__init__(
+            self.dim,
+            kernel_initializer=InitialNormal(),
+            lora_rank=lora_rank,
+            **{name: value for name, value in keras_knows.items() if value is not None},  # 3.12 has not all of them
+            **kwargs,
+        )
 
-    def build(self, input_shape):
-        self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], self.width), initializer=InitialNormal())
-        self.bias = self.add_weight(name="bias", shape=(self.width,), initializer="zeros")
+    def call(self, inputs, training=None):
+        if self.lora_enabled:
+            return super().call(inputs, training=training)
+        return kernels.pointwise(inputs, kernels.tensor_of(self._kernel), kernels.tensor_of(self.bias))
 
-    def call(self, inputs):
-        return kernels.pointwise(inputs, kernels.tensor_of(self.kernel), kernels.tensor_of(self.bias))
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.width)
+    def quantize(self, *args, **kwargs):
+        # Keras refuses subclasses unless told: the formula of a quantized layer is Dense's own here too.
+        return super().quantize(*args, **{**kwargs, "type_check": False})
 
     def get_config(self):
-        return {**super().get_config(), "width": self.width}
+        own = ("lora_rank", "lora_alpha", "quantization_config", "name", "trainable", "dtype")
+        config = super().get_config()
+        return {"dim": self.dim, **{name: config[name] for name in own if name in config}}

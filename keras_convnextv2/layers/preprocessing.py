@@ -1,6 +1,7 @@
 import keras
 from keras import ops
 
+from keras_convnextv2.layers.composite import plain
 from keras_convnextv2.preprocessing import channel_statistics
 
 
@@ -16,8 +17,8 @@ class Preprocessing(keras.layers.Layer):
 
     def __init__(self, mean=None, std=None, **kwargs):
         super().__init__(**kwargs)
-        self.mean = mean
-        self.std = std
+        self.mean = plain(mean)
+        self.std = plain(std)
         self.autocast = False  # 8-bit values must reach the subtraction whole
 
     def build(self, input_shape):

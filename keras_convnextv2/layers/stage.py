@@ -1,6 +1,7 @@
 import keras
 
 from keras_convnextv2.layers.block import ConvNeXtV2Block
+from keras_convnextv2.layers.composite import Composite, plain
 from keras_convnextv2.layers.norm import LayerNorm
 from keras_convnextv2.layers.patches import PatchConv2D
 
@@ -15,31 +16,31 @@ def check_size(size, smallest):
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
-class Stem(keras.layers.Layer):
-    """Patches of the picture to `width` channels, then LayerNorm.
+class Stem(Composite):
+    """Patches of the picture to `dim` channels, then LayerNorm.
 
     Args:
-        width: output channels.
+        dim: output channels.
         patch_size: 4 in the paper; 1 or 2 for small pictures.
         total_stride: of the whole network: the smallest picture it takes.
     Raises:
         ValueError: a picture smaller than the total stride.
     Shapes:
-        (B, H, W, C) -> (B, H // patch_size, W // patch_size, width)
+        (B, H, W, C) -> (B, H // patch_size, W // patch_size, dim)
     """
 
-    def __init__(self, width, patch_size=4, total_stride=None, **kwargs):
-        super().__init__(**kwargs)
-        self.width = width
-        self.patch_size = patch_size
-        self.total_stride = total_stride
-        self.autocast = False
-        self.conv = PatchConv2D(width, patch_size, dtype=self.dtype_policy, name="conv")
+    def __init__(self, dim, patch_size=4, total_stride=None, *, parts=None, **kwargs):
+        super().__init__(parts=parts, **kwargs)
+        self.dim = plain(dim)
+        self.patch_size = plain(patch_size)
+        self.total_stride = plain(total_stride)
+        self.conv = PatchConv2D(self.dim, self.patch_size, dtype=self.dtype_policy, name="conv")
         self.norm = LayerNorm(dtype=self.dtype_policy, name="norm")
+        self.restore()
 
     def build(self, input_shape):
         self.conv.build(input_shape)
-        self.norm.build((*input_shape[:-1], self.width))
+        self.norm.build((*input_shape[:-1], self.dim))
 
     def call(self, inputs):
         check_size(inputs.shape[1:3], self.total_stride or self.patch_size)
@@ -50,24 +51,24 @@ class Stem(keras.layers.Layer):
         return self.conv.compute_output_shape(input_shape)
 
     def get_config(self):
-        own = {"width": self.width, "patch_size": self.patch_size, "total_stride": self.total_stride}
+        own = {"dim": self.dim, "patch_size": self.patch_size, "total_stride": self.total_stride}
         return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
-class Downsample(keras.layers.Layer):
-    """LayerNorm, then patches of 2 x 2 positions to `width` channels.
+class Downsample(Composite):
+    """LayerNorm, then patches of 2 x 2 positions to `dim` channels.
 
     Shapes:
-        (B, H, W, C) -> (B, H // 2, W // 2, width)
+        (B, H, W, C) -> (B, H // 2, W // 2, dim)
     """
 
-    def __init__(self, width, **kwargs):
-        super().__init__(**kwargs)
-        self.width = width
-        self.autocast = False
+    def __init__(self, dim, *, parts=None, **kwargs):
+        super().__init__(parts=parts, **kwargs)
+        self.dim = plain(dim)
         self.norm = LayerNorm(dtype=self.dtype_policy, name="norm")
-        self.conv = PatchConv2D(width, 2, dtype=self.dtype_policy, name="conv")
+        self.conv = PatchConv2D(self.dim, 2, dtype=self.dtype_policy, name="conv")
+        self.restore()
 
     def build(self, input_shape):
         self.norm.build(input_shape)
@@ -80,11 +81,11 @@ class Downsample(keras.layers.Layer):
         return self.conv.compute_output_shape(input_shape)
 
     def get_config(self):
-        return {**super().get_config(), "width": self.width}
+        return {**super().get_config(), "dim": self.dim}
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
-class Stage(keras.layers.Layer):
+class Stage(Composite):
     """The blocks of one resolution, after a downsampling in all stages but the first.
 
     Args:
@@ -96,22 +97,27 @@ class Stage(keras.layers.Layer):
         (B, H, W, C) -> (B, H', W', dim) with H' = H // 2 after a downsampling, or rows with their `Visible`
     """
 
-    def __init__(self, dim, drop_paths, downsample=True, remat=False, seed=None, **kwargs):
-        super().__init__(**kwargs)
-        self.dim = dim
-        self.drop_paths = tuple(drop_paths)
-        self.downsample = downsample
-        self.remat = remat
-        self.seed = seed
-        self.autocast = False
+    def __init__(self, dim, drop_paths, downsample=True, remat=False, seed=None, *, parts=None, **kwargs):
+        super().__init__(parts=parts, **kwargs)
+        self.dim = plain(dim)
+        self.drop_paths = plain(drop_paths)
+        self.downsample = plain(downsample)
+        self.remat = plain(remat)
+        self.seed = plain(seed)
         policy = self.dtype_policy
-        self.downsampling = Downsample(dim, dtype=policy, name="downsample") if downsample else None
+        self.downsampling = Downsample(self.dim, dtype=policy, name="downsample") if downsample else None
         self.blocks = [
             ConvNeXtV2Block(
-                dim, rate, remat=remat, seed=None if seed is None else seed + b, dtype=policy, name=f"block_{b}"
+                self.dim,
+                rate,
+                remat=self.remat,
+                seed=None if self.seed is None else self.seed + b,
+                dtype=policy,
+                name=f"block_{b}",
             )
             for b, rate in enumerate(self.drop_paths)
         ]
+        self.restore()
 
     def build(self, input_shape):
         if self.downsampling:

@@ -92,15 +92,15 @@ def test_the_complement_holds_exactly_the_hidden_patches():
 
 
 EXAMPLES = [
-    layers.GRN(epsilon=1e-3, activation="gelu", name="a"),
+    layers.GRN(epsilon=1e-3, name="a"),
     layers.LayerNorm(epsilon=1e-3, name="b"),
     layers.DropPath(rate=0.3, seed=4, name="c"),
     layers.DepthwiseConv2D(kernel_size=5, name="d"),
-    layers.PatchConv2D(width=6, patch_size=2, name="e"),
+    layers.PatchConv2D(dim=6, patch_size=2, name="e"),
     layers.Preprocessing(mean=(0.1, 0.2, 0.3, 0.4), std=(1.0, 2.0, 3.0, 4.0), name="f"),
     layers.ConvNeXtV2Block(dim=4, drop_path=0.2, remat=True, seed=3, name="g"),
-    layers.Stem(width=6, patch_size=2, total_stride=8, name="h"),
-    layers.Downsample(width=6, name="i"),
+    layers.Stem(dim=6, patch_size=2, total_stride=8, name="h"),
+    layers.Downsample(dim=6, name="i"),
     layers.Stage(dim=6, drop_paths=(0.0, 0.1), downsample=True, remat=True, seed=2, name="j"),
 ]
 
@@ -125,7 +125,6 @@ def test_symbolic_shape_is_the_real_one(layer):
     "make, message",
     [
         (lambda: layers.GRN().build((None, None, None)), "GRN needs a known channel count"),
-        (lambda: layers.GRN(activation="relu"), "activation must be None or 'gelu'. Received: 'relu'"),
         (lambda: layers.DropPath(1.0), r"drop path rate must be in \[0, 1\). Received: 1.0"),
         (lambda: layers.DepthwiseConv2D(4), "kernel_size must be odd.*Received: 4"),
         (lambda: layers.ConvNeXtV2Block(8).build((1, 2, 3, 6)), r"dim=8.*Received: \(1, 2, 3, 6\)"),
