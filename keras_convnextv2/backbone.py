@@ -101,8 +101,8 @@ def ConvNeXtV2(
 class Network(keras.Model):
     """The functional model that `ConvNeXtV2` returns: a `keras.Model` whose policy is that of its stages.
 
-    `compile` asks a model's policy whether the loss must be scaled (mixed_float16); Keras keeps it neither in a file nor
-    in a clone.
+    `compile` asks a model's policy whether the loss must be scaled (mixed_float16); Keras keeps it neither in a file
+    nor in a clone.
     """
 
     def __init__(self, inputs, outputs, name=None, **kwargs):  # as Keras' own functional model: `clone_model` asks
@@ -192,6 +192,7 @@ def _images(input_tensor, input_shape, include_top, total_stride):
         return input_tensor
     if input_shape is None:
         input_shape = (DEFAULT_SIDE, DEFAULT_SIDE, 3) if include_top else (None, None, 3)
+    input_shape = plain(input_shape)
     if len(input_shape) != 3 or input_shape[2] is None:
         raise ValueError(f"input_shape must be (height, width, channels). Received: {tuple(input_shape)}.")
     check_size(input_shape[:2], total_stride)

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_convnextv2.backbone import stages_of, total_stride
 from keras_convnextv2.layers import Decoder, MaskedMap, Preprocessing, Visible, cut_patches, join_patches
+from keras_convnextv2.layers.composite import apply_settings, plain, settings_of
 
 TARGET_EPSILON = 1e-6  # inside the root of a patch's deviation (reference models/fcmae.py:175)
 
@@ -51,8 +52,11 @@ class FCMAE(keras.Model):
         norm_pix_loss=True,
         seed=None,
         name="fcmae",
+        parts=None,
         **kwargs,
     ):
+        patch_size, mask_ratio, norm_pix_loss = plain(patch_size), plain(mask_ratio), plain(norm_pix_loss)
+        decoder_dim, decoder_depth, seed = plain(decoder_dim), plain(decoder_depth), plain(seed)
         last = stages_of(backbone)[-1]
         super().__init__(name=name, dtype=last.dtype_policy, **kwargs)
         self.stride = total_stride(backbone)
@@ -75,6 +79,7 @@ class FCMAE(keras.Model):
         self.channels = backbone.input_shape[-1]
         pixels = self.stride * self.stride * self.channels
         self.decoder = Decoder(decoder_dim, decoder_depth, pixels, dtype=last.dtype_policy, name="decoder")
+        apply_settings(self, [self.decoder], parts)
         self.decoder.build((None, None, last.dim))
         self.built = True
         if None not in backbone.input_shape[1:3]:
@@ -201,7 +206,7 @@ class FCMAE(keras.Model):
         """The decoder's last map (B, h, w, decoder_dim)."""
         x = self._encoded(images, shown, training)
         rows = x if len(x.shape) == 3 else shown.rows(x)
-        return self.decoder(rows, visible=Visible(shown.indices, shown.grid), training=training)
+        return self.decoder(rows, patches=Visible(shown.indices, shown.grid), training=training)
 
     def _encoded(self, images, shown, training):
         """The visible rows (B, N, C') after the last stage, or with a `MaskedMap` its map (B, h, w, C')."""
@@ -212,7 +217,7 @@ class FCMAE(keras.Model):
         else:
             x = shown.each(stem, shown.rows(x))
         for stage in stages:
-            x = stage(x, visible=shown, training=training)
+            x = stage(x, patches=shown, training=training)
         return x
 
     def _pixels(self, features):
@@ -232,7 +237,8 @@ class FCMAE(keras.Model):
     def get_config(self):
         own = ("patch_size", "mask_ratio", "decoder_dim", "decoder_depth", "norm_pix_loss", "seed")
         config = {name: getattr(self, name) for name in own}
-        return {**config, "name": self.name, "backbone": keras.saving.serialize_keras_object(self.backbone)}
+        config |= {"name": self.name, "trainable": self.trainable, "parts": settings_of(self, [self.decoder])}
+        return {**config, "backbone": keras.saving.serialize_keras_object(self.backbone)}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

@@ -95,11 +95,20 @@ def patch_conv(x, kernel, bias):
 
     (B, H, W, C), (k, k, C, D), (D,) -> (B, H // k, W // k, D)
     """
-    return choose({"plain": _patch_conv_plain, "xla": _matrix_product})(x, kernel, bias)
+    forms = {"plain": _patch_conv_plain, "xla": _matrix_product, "torch": _patch_conv_torch}
+    return choose(forms)(x, kernel, bias)
 
 
 def _patch_conv_plain(x, kernel, bias):
     return ops.conv(x, kernel, strides=kernel.shape[0], padding="valid", data_format="channels_last") + bias
+
+
+def _patch_conv_torch(x, kernel, bias):
+    import torch.nn.functional as F
+
+    # Keras' own asks for a memory format, which neither vmap nor ONNX takes.
+    y = F.conv2d(x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, stride=kernel.shape[0])
+    return y.permute(0, 2, 3, 1).contiguous()
 
 
 def _matrix_product(x, kernel, bias):

@@ -5,7 +5,7 @@ Each direction is the other's gradient. Said so, no scatter-add is ever emitted,
 
 from keras import ops
 
-from keras_convnextv2.kernels.table import transforming
+from keras_convnextv2.kernels.table import choose, transforming
 
 
 def keep_patches(patches, visible, position):
@@ -13,26 +13,52 @@ def keep_patches(patches, visible, position):
 
     visible (B, K): the indices of the visible patches; position (B, L): where a patch stands among them, K if hidden.
     """
-    return _with_gradient(lambda x: _take(x, visible), lambda dy: _put_back(dy, position), patches)
+    if transforming():
+        return _take(patches, visible)
+    return choose({"plain": _keep, "xla": _keep})(patches, visible, position)
 
 
 def put_patches_back(patches, visible, position):
     """The visible patches (B, K, F) -> all (B, L, F), zeros where hidden."""
-    return _with_gradient(lambda x: _put_back(x, position), lambda dy: _take(dy, visible), patches)
-
-
-def _with_gradient(forward, backward, patches):
     if transforming():
-        return forward(patches)
+        return _put_back(patches, position)
+    return choose({"plain": _return, "xla": _return})(patches, visible, position)
 
+
+def _keep(patches, visible, position):
+    return _with_gradient(
+        lambda x, visible, position: _take(x, visible),
+        lambda dy, visible, position: _put_back(dy, position),
+        patches,
+        visible,
+        position,
+    )
+
+
+def _return(patches, visible, position):
+    return _with_gradient(
+        lambda x, visible, position: _put_back(x, position),
+        lambda dy, visible, position: _take(dy, visible),
+        patches,
+        visible,
+        position,
+    )
+
+
+def _with_gradient(forward, backward, patches, visible, position):
+    # The indices are arguments, since a gradient that closes over values of an outer trace cannot leave it; as floats,
+    # which they are exactly up to 2**24, since integers have no slope to return.
     @ops.custom_gradient
-    def gather(patches):
+    def gather(patches, *floats):
+        indices = [ops.cast(x, "int32") for x in floats]
+
         def grad(*args, upstream=None):  # backends hand over the slope by position or by name
-            return backward(args[0] if upstream is None else upstream)
+            dy = args[0] if upstream is None else upstream
+            return backward(dy, *indices), *map(ops.zeros_like, floats)
 
-        return forward(patches), grad
+        return forward(patches, *indices), grad
 
-    return gather(patches)
+    return gather(patches, ops.cast(visible, "float32"), ops.cast(position, "float32"))
 
 
 def _take(patches, indices):

@@ -26,9 +26,9 @@ def _pointwise_torch(x, kernel, bias):
     # around first: with few rows that costs more than it gains.
     few = math.prod(x.shape[:-1]) < FEW_ROWS
     if few or x.device.type != "cpu" or x.dtype != torch.float32:
-        return F.linear(x, kernel.mT, bias)
+        return F.linear(x, kernel.t(), bias)
     image = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, 1, N) in channels-last memory
-    y = F.conv2d(image, kernel.mT[:, :, None, None], bias)
+    y = F.conv2d(image, kernel.t()[:, :, None, None], bias)
     return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], kernel.shape[1])
 
 

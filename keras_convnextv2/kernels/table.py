@@ -77,15 +77,19 @@ def _form_on_jax():
 
 
 def transforming():
-    """Whether torch runs inside of one of its function transforms (torch.func, forward-mode derivatives).
+    """Whether torch runs inside of one of its function transforms (torch.func, forward-mode derivatives) or traces.
 
-    They take ordinary operations only. torch has no public question; its own autograd functions ask like this.
+    They take ordinary operations only. torch has no public question for the former; its own autograd functions ask so.
     """
     if keras.backend.backend() != "torch":
         return False
     import torch
 
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    return (
+        torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
 
 
 def _form_on_tensorflow():

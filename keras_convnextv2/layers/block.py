@@ -34,7 +34,7 @@ class ConvNeXtV2Block(Composite):
         remat: recompute the branch in the backward pass instead of keeping its activations.
         seed: of the drop path.
     Shapes:
-        (B, H, W, C) -> (B, H, W, C), or (B, N, C) -> (B, N, C) with `visible`
+        (B, H, W, C) -> (B, H, W, C), or (B, N, C) -> (B, N, C) with `patches`
     Source:
         ConvNeXt V2, figure 5; reference models/convnextv2.py, Block.
     """
@@ -59,34 +59,34 @@ class ConvNeXtV2Block(Composite):
         if input_shape[-1] != self.dim:
             raise ValueError(f"the block has dim={self.dim}, so its input must too. Received: {tuple(input_shape)}.")
         narrow, wide = (None, None, None, self.dim), (None, None, None, EXPANSION * self.dim)
-        for layer in (self.depthwise, self.norm, self.expand):
+        for layer in (self.depthwise, self.norm, self.expand, self.drop):
             layer.build(narrow)
         for layer in (self.grn, self.project):
             layer.build(wide)
 
-    def call(self, inputs, visible=None, training=None):
+    def call(self, inputs, patches=None, training=None):
         if self.remat and training:
-            y = self._branch_recomputed(inputs, visible)
+            y = self._branch_recomputed(inputs, patches)
         else:
-            y = self._branch(inputs, visible, run=quickly)
+            y = self._branch(inputs, patches, run=quickly)
         return inputs + quickly(self.drop)(y, training=training)
 
-    def _branch(self, x, visible, run):
+    def _branch(self, x, patches, run):
         layers = (self.depthwise, self.norm, self.expand, self.grn, self.project)
         depthwise, norm, expand, grn, project = map(run, layers)
-        x = depthwise(x) if visible is None else visible.through(depthwise, x)
+        x = depthwise(x) if patches is None else patches.through(depthwise, x)
         x = expand(norm(x))
-        x = grn(x, visible=None if visible is None else visible.mask_of(x))
+        x = grn(x, mask=None if patches is None else patches.mask_of(x))
         return project(x)
 
-    def _branch_recomputed(self, x, visible):
+    def _branch_recomputed(self, x, patches):
         # The weights are arguments: TensorFlow gives no gradient to what a recomputed function merely closes over.
         variables = self.trainable_variables
 
         def branch(x, *values):
             with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
                 # Layers by themselves: in the backward pass nothing of the block's call is left to cast for them.
-                return self._branch(x, visible, run=lambda layer: layer)
+                return self._branch(x, patches, run=lambda layer: layer)
 
         return keras.remat(branch)(x, *(kernels.tensor_of(v) for v in variables))
 

@@ -38,7 +38,7 @@ def settings_of(layer, parts):
 
 
 def apply_settings(layer, parts, settings):
-    """The other way, before anything is built; and Keras set the layer's own flag before there were parts to hand it to.
+    """The other way, before anything is built; Keras set the layer's own flag before there were parts to hand it to.
 
     Raises:
         ValueError: settings of a part that the layer does not have.

@@ -40,13 +40,16 @@ class Decoder(Composite):
             block.build((None, None, None, self.dim))
         self.pred.build((None, None, self.dim))
 
-    def call(self, rows, visible=None, training=None):
-        x = visible.map(self.proj(rows))  # (B, h, w, dim), zero where hidden
-        hidden = 1 - visible.mask(x.shape[1] // visible.grid[0])
+    def call(self, rows, patches, training=None):
+        x = patches.map(self.proj(rows))  # (B, h, w, dim), zero where hidden
+        hidden = 1 - patches.mask(x.shape[1] // patches.grid[0])
         x = x + ops.cast(hidden, x.dtype) * ops.cast(self.mask_token, x.dtype)
         for block in self.blocks:
             x = block(x, training=training)
         return x
+
+    def compute_output_shape(self, input_shape, **patches):
+        return (input_shape[0], None, None, self.dim)  # the grid is the patches'
 
     def get_config(self):
         return {**super().get_config(), "dim": self.dim, "depth": self.depth, "pixels": self.pixels}

@@ -27,7 +27,6 @@ class DropPath(keras.layers.Layer):
         self.rate = rate
         self.seed = seed
         self.seeds = keras.random.SeedGenerator(seed) if rate else None
-        self.built = True
 
     def call(self, inputs, training=None):
         if not (training and self.rate):

@@ -11,7 +11,7 @@ class GRN(keras.layers.Layer):
 
         G = sqrt(sum over positions of x**2);  y = gamma * x * G / (mean over channels of G + epsilon) + beta + x
 
-    gamma and beta start at zero, so a new layer is the identity. With `visible`, hidden positions add no energy and
+    gamma and beta start at zero, so a new layer is the identity. With `mask`, hidden positions add no energy and
     come out as zero. A silent channel has slope zero, not NaN. Sums run in float32 at least.
 
     Args:
@@ -19,8 +19,8 @@ class GRN(keras.layers.Layer):
     Raises:
         ValueError: an unknown number of channels.
     Shapes:
-        inputs (B, H, W, C), or (B, N, C) of gathered visible rows; visible (B, H, W, 1), 1 = visible; output like
-        inputs.
+        inputs (B, H, W, C), or (B, N, C) of gathered visible rows; mask (B, H, W, 1), 1 = counts, or
+        without the last axis; output like inputs.
     Source:
         ConvNeXt V2, section 4. Per image, as the reference's dense layer (models/utils.py:113-116). Its sparse layer
         pools over the whole batch (models/utils.py:28): parity with it holds at batch size 1.
@@ -41,16 +41,18 @@ class GRN(keras.layers.Layer):
         self.gamma = self.add_weight(name="gamma", **as_given)
         self.beta = self.add_weight(name="beta", **as_given)
 
-    def call(self, inputs, visible=None):
-        x = inputs if visible is None else inputs * ops.cast(visible, inputs.dtype)
+    def call(self, inputs, mask=None):
+        if mask is not None and len(mask.shape) < len(inputs.shape):
+            mask = ops.expand_dims(mask, -1)  # Keras' own masks have no channel
+        x = inputs if mask is None else inputs * ops.cast(mask, inputs.dtype)
         shape = ops.shape(x)
         if len(shape) == 4:
             positions = None if None in x.shape[1:3] else x.shape[1] * x.shape[2]
             x = ops.reshape(x, (-1, positions or shape[1] * shape[2], shape[3]))  # (B, N, C)
         y = self._kernel(x, kernels.tensor_of(self.gamma), kernels.tensor_of(self.beta), self.epsilon)
         y = ops.reshape(y, (-1, *shape[1:]))
-        if visible is not None:
-            y = y * ops.cast(visible, y.dtype)  # beta must not light hidden positions
+        if mask is not None:
+            y = y * ops.cast(mask, y.dtype)  # beta must not light hidden positions
         return ops.cast(y, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):

@@ -15,7 +15,7 @@ _drawing = contextvars.ContextVar("drawing", default=True)
 
 @contextlib.contextmanager
 def drawing(needed):
-    """Inside, with `needed` False here or further out, `InitialNormal` gives zeros: for weights that come from elsewhere."""
+    """Inside, with `needed` False here or further out, `InitialNormal` gives zeros: the weights come from elsewhere."""
     token = _drawing.set(needed and _drawing.get())
     try:
         yield

@@ -125,12 +125,12 @@ class Stage(Composite):
         for block in self.blocks:
             block.build((*input_shape[:-1], self.dim))
 
-    def call(self, inputs, visible=None, training=None):
+    def call(self, inputs, patches=None, training=None):
         x = inputs
         if self.downsampling:
-            x = self.downsampling(x) if visible is None else visible.each(self.downsampling, x)
+            x = self.downsampling(x) if patches is None else patches.each(self.downsampling, x)
         for block in self.blocks:
-            x = block(x, visible=visible, training=training)
+            x = block(x, patches=patches, training=training)
         return x
 
     def compute_output_shape(self, input_shape):
