@@ -8,10 +8,10 @@ import keras
 from keras_convnextv2.layers import LayerNorm, Preprocessing, Stage, Stem
 from keras_convnextv2.layers.composite import plain
 from keras_convnextv2.layers.initial import InitialNormal, drawing
+from keras_convnextv2.layers.network import network_layers, stages_of
 from keras_convnextv2.layers.stage import check_size
-from keras_convnextv2.sizes import SIZES
-
-DEFAULT_SIDE = 224
+from keras_convnextv2.sizes import DEFAULT_SIDE, SIZES
+from keras_convnextv2.weights import apply_weights
 
 
 def ConvNeXtV2(
@@ -47,7 +47,8 @@ def ConvNeXtV2(
         weights: None; "imagenet" or another preset of this size (see `keras_convnextv2.list_presets`), which is
             downloaded; "hf:owner/name"; the path of a weight file (see `keras_convnextv2.load_weights`); or a model
             of the same size (a backbone or an FCMAE) whose encoder is taken over.
-        input_tensor: a `keras.KerasTensor` to build on.
+        input_tensor: a `keras.KerasTensor` to build on. The layers are then called `NAME_stem`, `NAME_stage_0` ... by
+            the model's name, so that networks of different names can share an input.
         input_shape: (H, W, C), by default (224, 224, 3) with the top and (None, None, 3) without. Any size of at
             least the total stride, any channel count; the remainder of a size that is no multiple is dropped.
         pooling: without the top: None (the last map), "avg" or "max" (pooled features after the final norm).
@@ -76,29 +77,32 @@ def ConvNeXtV2(
     total_stride = stem_patch_size * 2 ** (len(depths) - 1)
     images = _images(input_tensor, input_shape, include_top, total_stride)
     x = images
+    prefix = "" if input_tensor is None else f"{name}_"
     with drawing(weights is None):
         if include_preprocessing:
-            x = Preprocessing(mean, std, dtype=policy, name="preprocessing")(x)
-        x = Stem(dims[0], stem_patch_size, total_stride, dtype=policy, name="stem")(x)
+            x = Preprocessing(mean, std, dtype=policy, name=f"{prefix}preprocessing")(x)
+        x = Stem(dims[0], stem_patch_size, total_stride, dtype=policy, name=f"{prefix}stem")(x)
         ladder = drop_path_ladder(drop_path_rate, depths)
         for s, (dim, rates) in enumerate(zip(dims, ladder, strict=True)):
             stage_seed = None if seed is None else seed + sum(depths[:s])
-            x = Stage(dim, rates, downsample=s > 0, remat=remat, seed=stage_seed, dtype=policy, name=f"stage_{s}")(x)
+            options = {"remat": remat, "seed": stage_seed, "dtype": policy, "name": f"{prefix}stage_{s}"}
+            x = Stage(dim, rates, downsample=s > 0, **options)(x)
         # Pooling, final norm, classifier and softmax cost nothing and decide the digits: at least float32.
         exact = keras.backend.result_type(policy.compute_dtype, "float32")
         if include_top or pooling:
-            x = _pooled(x, pooling, exact)
+            x = _pooled(x, pooling, exact, prefix)
         if include_top:
-            x = _classified(x, classes, classifier_activation, head_init_scale, exact)
-    inputs = images if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
-    model = Network(inputs, x, name=name)
+            x = _classified(x, classes, classifier_activation, head_init_scale, exact, prefix)
+    sources = keras.utils.get_source_inputs(images)
+    inputs = sources[0] if len(sources) == 1 else sources
+    model = ConvNeXtV2Network(inputs, x, name=name)
     if weights is not None:
         _take_over(model, weights)
     return model
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
-class Network(keras.Model):
+class ConvNeXtV2Network(keras.Model):
     """The functional model that `ConvNeXtV2` returns: a `keras.Model` whose policy is that of its stages.
 
     `compile` asks a model's policy whether the loss must be scaled (mixed_float16); Keras keeps it neither in a file
@@ -111,25 +115,23 @@ class Network(keras.Model):
         self.autocast = False  # pictures stay whole until the preprocessing has subtracted their mean
 
 
-def _pooled(x, pooling, dtype):
+def _pooled(x, pooling, dtype, prefix):
     pool = keras.layers.GlobalMaxPooling2D if pooling == "max" else keras.layers.GlobalAveragePooling2D
-    x = pool(data_format="channels_last", dtype=dtype, name="pool")(x)  # whatever keras.json says
-    return LayerNorm(dtype=dtype, name="norm")(x)
+    x = pool(data_format="channels_last", dtype=dtype, name=f"{prefix}pool")(x)  # whatever keras.json says
+    return LayerNorm(dtype=dtype, name=f"{prefix}norm")(x)
 
 
-def _classified(x, classes, activation, init_scale, dtype):
+def _classified(x, classes, activation, init_scale, dtype, prefix):
     initial = InitialNormal(0.02 * init_scale)
-    x = keras.layers.Dense(classes, kernel_initializer=initial, dtype=dtype, name="head")(x)
-    return x if activation is None else keras.layers.Activation(activation, dtype=dtype, name="predictions")(x)
+    x = keras.layers.Dense(classes, kernel_initializer=initial, dtype=dtype, name=f"{prefix}head")(x)
+    return x if activation is None else keras.layers.Activation(activation, dtype=dtype, name=f"{prefix}predictions")(x)
 
 
 def _take_over(model, weights):
     """Fill a model that was built without drawing; a head that stays new is drawn after all, and said."""
-    from keras_convnextv2.weights import apply_weights  # weights stands above the backbone
-
     report = apply_weights(model, weights)
     if "head/kernel" in report.untouched:
-        head = model.get_layer("head")
+        head = network_layers(model)["head"]
         head.kernel.assign(head.kernel_initializer(head.kernel.shape, head.kernel.dtype))
         new = " and ".join(sorted({path.split("/")[0] for path in report.untouched}))
         warnings.warn(f"new in {model.name!r}: {new}; {report.source!r} has none that fits", stacklevel=3)
@@ -157,19 +159,6 @@ def pyramid(model, norm=False):
         x = stage.output
         maps[f"P{s + 2}"] = LayerNorm(dtype=stage.dtype_policy, name=f"norm_{s}")(x) if norm else x
     return keras.Model(model.input, maps, name=f"{model.name}_pyramid")
-
-
-def stages_of(model):
-    """The `Stage` layers of a model made by `ConvNeXtV2`."""
-    stages = [layer for layer in model.layers if isinstance(layer, Stage)]
-    if not stages:
-        raise ValueError(f"a model with stages is needed, made by ConvNeXtV2. Received: {model.name!r}.")
-    return stages
-
-
-def total_stride(model):
-    """Pixels of the picture between two positions of the last map."""
-    return model.get_layer("stem").patch_size * 2 ** (len(stages_of(model)) - 1)
 
 
 def _check(depths, dims, include_top, pooling, classes, stem_patch_size):

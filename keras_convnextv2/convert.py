@@ -13,9 +13,11 @@ import sys
 
 import keras
 
-from keras_convnextv2.backbone import DEFAULT_SIDE, ConvNeXtV2
+from keras_convnextv2.backbone import ConvNeXtV2
 from keras_convnextv2.fcmae import FCMAE
 from keras_convnextv2.layers.initial import drawing
+from keras_convnextv2.layers.network import network_of
+from keras_convnextv2.sizes import DEFAULT_SIDE
 from keras_convnextv2.weights.hub import HUB, weights_file
 from keras_convnextv2.weights.loading import load_weights
 from keras_convnextv2.weights.matching import known_names, measure, recognise
@@ -62,7 +64,7 @@ def _convert(source, out, form, ema, verify):
         with drawing(False):  # all of its weights come from the file
             model = _network(table, shapes, path, source)
         print(load_weights(model, path, ema=ema, verbose=1))
-    if form in CONFIGURED and not _preset(source) and None in getattr(model, "backbone", model).input_shape[1:3]:
+    if form in CONFIGURED and not _preset(source) and None in network_of(model).input_shape[1:3]:
         print(f"picture size unknown: {DEFAULT_SIDE} written into the config")
     report = _write(model, file, form)
     print(_mapped(table, shapes, TABLES.get(report.format, OWN)))

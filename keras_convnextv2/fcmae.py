@@ -1,12 +1,15 @@
 """FCMAE: the fully convolutional masked autoencoder that pre-trains ConvNeXt V2."""
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_convnextv2.backbone import stages_of, total_stride
-from keras_convnextv2.layers import Decoder, MaskedMap, Preprocessing, Visible, cut_patches, join_patches
+from keras_convnextv2.layers import Decoder, MaskedMap, Visible, cut_patches, join_patches
 from keras_convnextv2.layers.composite import apply_settings, plain, settings_of
+from keras_convnextv2.layers.network import entry, layers_in_front, network_layers, stages_of, total_stride
 
+# What may stand between the pictures and the network: layers that treat each pixel alone and learn nothing.
+PER_PIXEL = (keras.layers.Rescaling, keras.layers.Normalization, keras.layers.Activation, keras.layers.Identity)
 TARGET_EPSILON = 1e-6  # inside the root of a patch's deviation (reference models/fcmae.py:175)
 
 
@@ -31,7 +34,8 @@ class FCMAE(keras.Model):
         seed: of the masks.
     Raises:
         ValueError: a ratio outside (0, 1) or that leaves no visible or no hidden patch; a patch size that does not
-            fit the backbone; images that it does not cut evenly.
+            fit the backbone; images that it does not cut evenly; `visible` that is not the indices of patches;
+            layers in front of the network that look at neighbours or learn.
     Shapes:
         images (B, H, W, C), visible (B, K) int32 -> prediction (B, L, patch_size * patch_size * C)
     Units:
@@ -76,6 +80,7 @@ class FCMAE(keras.Model):
         self.seed = seed
         self.seeds = keras.random.SeedGenerator(seed)
         self.autocast = False  # pictures stay whole until the stem, targets until the loss
+        self._in_front = _in_front(backbone)
         self.channels = backbone.input_shape[-1]
         pixels = self.stride * self.stride * self.channels
         self.decoder = Decoder(decoder_dim, decoder_depth, pixels, dtype=last.dtype_policy, name="decoder")
@@ -87,9 +92,10 @@ class FCMAE(keras.Model):
 
     def call(self, inputs, training=None):
         images, visible = self._images_and_visible(inputs)
-        features = self._features(images, Visible(visible, self.grid(images)), training)
+        patches = self._visible(images, visible)
+        features = self._features(images, patches, training)
         prediction = self._pixels(cut_patches(features, self._positions))
-        self.add_loss(self.reconstruction_loss(images, prediction, visible))
+        self.add_loss(self._loss(images, prediction, patches))
         return prediction
 
     def encode(self, images, visible, dense=False):
@@ -116,9 +122,12 @@ class FCMAE(keras.Model):
 
     def reconstruction_loss(self, images, prediction, visible):
         """(B, H, W, C), (B, L, P * P * C), (B, K) -> scalar: over hidden patches, sum over the batch / their number."""
+        return self._loss(images, prediction, self._visible(images, visible))
+
+    def _loss(self, images, prediction, shown):
         patches = cut_patches(self._normalised(images), self.patch_size)
         error = ops.mean(ops.square(ops.cast(prediction, "float32") - self._target(patches)[0]), axis=-1)  # (B, L)
-        hidden = 1 - ops.cast(Visible(visible, self.grid(images)).shown, "float32")
+        hidden = 1 - ops.cast(shown.shown, "float32")
         return ops.sum(error * hidden) / ops.sum(hidden)
 
     def reconstruct(self, images, visible=None):
@@ -128,13 +137,14 @@ class FCMAE(keras.Model):
         original, so its brightness and contrast, and much of its colour, are leaked, not predicted. Say so beside it.
 
         Units:
-            0..255 if the backbone includes preprocessing, else those of the images.
+            0..255 if the backbone includes preprocessing, else those of the images; behind layers in front of it.
         """
         images = ops.convert_to_tensor(images)
         if visible is None:
             visible = self.draw_visible(images)
+        visible = ops.convert_to_tensor(check_visible(visible, images, self.grid(images)))
         patches = cut_patches(self._normalised(images), self.patch_size)
-        prediction = ops.cast(self((images, visible), training=False), "float32")
+        prediction = ops.cast(self({"images": images, "visible": visible}, training=False), "float32")
         if self.norm_pix_loss:
             _, mean, deviation = self._target(patches)
             prediction = prediction * deviation + mean
@@ -183,22 +193,28 @@ class FCMAE(keras.Model):
         return self._positions**2 * self.decoder_dim
 
     def _preprocessing(self):
-        return next((layer for layer in self.backbone.layers if isinstance(layer, Preprocessing)), None)
+        return network_layers(self.backbone).get("preprocessing")
 
     def _images_and_visible(self, inputs):
         if isinstance(inputs, dict):
             images, visible = inputs["images"], inputs.get("visible")
         elif isinstance(inputs, (tuple, list)):
-            images, visible = inputs if len(inputs) == 2 else (inputs[0], None)
+            raise ValueError(
+                'images with their masks must be {"images": ..., "visible": ...}, since `fit` takes a tuple for images '
+                f"and labels. Received: a {type(inputs).__name__} of {len(inputs)}."
+            )
         else:
             images, visible = inputs, None
         return images, self.draw_visible(images) if visible is None else visible
 
-    def _visible(self, images, visible, dense):
-        return (MaskedMap if dense else Visible)(ops.convert_to_tensor(visible), self.grid(images))
+    def _visible(self, images, visible, dense=False):
+        grid = self.grid(images)
+        return (MaskedMap if dense else Visible)(ops.convert_to_tensor(check_visible(visible, images, grid)), grid)
 
     def _normalised(self, images):
         """float32, in network units"""
+        if self._in_front is not None:
+            images = self._in_front(images)
         preprocessing = self._preprocessing()
         return ops.cast(images, "float32") if preprocessing is None else preprocessing.normalise(images)
 
@@ -210,7 +226,7 @@ class FCMAE(keras.Model):
 
     def _encoded(self, images, shown, training):
         """The visible rows (B, N, C') after the last stage, or with a `MaskedMap` its map (B, h, w, C')."""
-        stem, stages = self.backbone.get_layer("stem"), stages_of(self.backbone)
+        stem, stages = network_layers(self.backbone)["stem"], stages_of(self.backbone)
         x = ops.cast(self._normalised(images), stem.compute_dtype)
         if isinstance(shown, MaskedMap):
             x = stem(x)
@@ -244,6 +260,69 @@ class FCMAE(keras.Model):
     def from_config(cls, config, custom_objects=None):
         backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects=custom_objects)
         return cls(**{**config, "backbone": backbone})
+
+
+def _in_front(backbone):
+    """What layers in front of the network do to pictures, or None; it is no layer, which the FCMAE would save twice."""
+    layers = layers_in_front(backbone)
+    unfit = [layer for layer in layers if not isinstance(layer, PER_PIXEL)]
+    if unfit or len(backbone.inputs) != 1:
+        names = ", ".join(kind.__name__ for kind in PER_PIXEL)
+        found = f"{type(unfit[0]).__name__} {unfit[0].name!r}" if unfit else f"{len(backbone.inputs)} inputs"
+        raise ValueError(
+            f"in front of the network FCMAE runs layers that treat each pixel alone and learn nothing ({names}), "
+            f"on one input. Received: {found}."
+        )
+    return keras.Model(backbone.input, entry(backbone)).call if layers else None
+
+
+def check_visible(visible, images, grid):
+    """`visible` as it came; raises where it can be seen not to be the indices of the patches that stay.
+
+    Values are looked at outside of compiled code and on CPUs: anywhere else it would make the device wait.
+    """
+    total = grid[0] * grid[1]
+    shape, kind = tuple(np.shape(visible)), _kind(visible)
+    found = None
+    if not kind.startswith(("int", "uint")):
+        found = f"{kind} of shape {shape}"
+    elif len(shape) != 2 or None not in (shape[0], images.shape[0]) and shape[0] != images.shape[0]:
+        found = f"shape {shape} for images {tuple(images.shape)}"
+    elif not 0 < shape[1] < total:
+        found = f"shape {shape}, of {total} patches"
+    elif (seen := _seen(visible)) is not None:
+        wrong = [("index {}", (seen < 0) | (seen >= total))]
+        ordered = np.sort(seen, axis=1)
+        wrong += [("index {} twice", np.pad(ordered[:, 1:] == ordered[:, :-1], ((0, 0), (0, 1))))]
+        for (text, places), values in zip(wrong, (seen, ordered), strict=True):
+            if places.any():
+                row, column = np.argwhere(places)[0]
+                found = f"{text.format(values[row, column])} in row {row}"
+                break
+    if found:
+        raise ValueError(
+            f"visible must be the indices of the K patches that stay in each image, integers (B, K) in [0, {total}), "
+            f"each once. Received: {found}. From a map of ones where a patch stays: "
+            'np.argsort(1 - map.reshape(len(map), -1), axis=1, kind="stable")[:, :K].'
+        )
+    return visible
+
+
+def _kind(visible):
+    if isinstance(visible, np.ndarray | list | tuple):
+        return str(np.asarray(visible).dtype)
+    return keras.backend.standardize_dtype(visible.dtype)
+
+
+def _seen(visible):
+    """The values as a numpy array, None where they are not at hand."""
+    if isinstance(visible, np.ndarray | list | tuple):
+        return np.asarray(visible)
+    try:
+        on_cpu = "cpu" in str(visible.device).lower()
+        return ops.convert_to_numpy(visible) if on_cpu else None
+    except Exception:  # each backend has an error of its own for a tensor that is being traced
+        return None
 
 
 def _grid(size, patch_size):

@@ -1,5 +1,6 @@
 """The eight published sizes (ConvNeXt V2, Table 14): name -> blocks of each stage, channels of each stage."""
 
+DEFAULT_SIDE = 224  # of a picture, where nothing says it
 SIZES = {
     "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
     "femto": ((2, 2, 6, 2), (48, 96, 192, 384)),

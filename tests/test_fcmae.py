@@ -51,7 +51,7 @@ def test_sparse_equals_masked_dense(monkeypatch, case, form):
     assert visible.shape == (3, count) and count < total
 
     def everything():
-        prediction = model((images, visible))
+        prediction = model({"images": images, "visible": visible})
         return {
             "encoded": [model.encode(images, visible, dense=dense) for dense in (False, True)],
             "losses": [model.sample_losses(images, visible, dense=dense) for dense in (False, True)],
@@ -80,7 +80,9 @@ def test_hidden_pixels_change_nothing_but_the_target():
     visible = to_numpy(model.draw_visible(ops.convert_to_tensor(images)))
     shown = to_numpy(model._visible(images, visible, dense=True).mask(model.patch_size))
     other = images * shown + (255 - images) * (1 - shown)
-    np.testing.assert_array_equal(to_numpy(model((images, visible))), to_numpy(model((other, visible))))
+    np.testing.assert_array_equal(
+        to_numpy(model({"images": images, "visible": visible})), to_numpy(model({"images": other, "visible": visible}))
+    )
     encoded = to_numpy(model.encode(images, visible))
     positions = to_numpy(model._visible(images, visible, dense=True).mask(1))
     assert not np.any(encoded * (1 - positions)) and np.abs(encoded).min(where=positions > 0, initial=1) > 0
@@ -181,7 +183,10 @@ def test_keras_file_round_trip(tmp_path):
     own = {k: v for k, v in model.get_config().items() if k != "backbone"}
     assert {k: v for k, v in loaded.get_config().items() if k != "backbone"} == own
     visible = model.draw_visible(ops.convert_to_tensor(pictures()))
-    np.testing.assert_array_equal(to_numpy(model((pictures(), visible))), to_numpy(loaded((pictures(), visible))))
+    np.testing.assert_array_equal(
+        to_numpy(model({"images": pictures(), "visible": visible})),
+        to_numpy(loaded({"images": pictures(), "visible": visible})),
+    )
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,11 @@ def test_encoder_output_prediction_and_sample_losses(fcmae):
     images = arrays["images"]
 
     def everything():
-        return model.encode(images, visible), model((images, visible)), model.sample_losses(images, visible)
+        return (
+            model.encode(images, visible),
+            model({"images": images, "visible": visible}),
+            model.sample_losses(images, visible),
+        )
 
     encoded, prediction, losses = map(to_numpy, values_of(everything, model))
     np.testing.assert_allclose(encoded, arrays["encoded"], rtol=0, atol=1e-5)

@@ -93,7 +93,7 @@ def fcmae(request, oracle):
     expected = arrays_of(oracle / f"{request.param}_fcmae_expected.npz")
     visible = np.stack([np.flatnonzero(row == 0) for row in expected["mask"]]).astype("int32")
     image = expected["image"]
-    results = values_of(lambda: (model.encode(image, visible), model((image, visible))), model)
+    results = values_of(lambda: (model.encode(image, visible), model({"images": image, "visible": visible})), model)
     return model, expected, visible, *map(to_numpy, results)
 
 

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 import keras_convnextv2 as kc
+from keras_convnextv2.layers.network import network_layers
 from training.configs import Finetune, require
 from training.data import open_source, take_per_class
 from training.optimizers import finetune_rules
@@ -37,7 +38,7 @@ def build(config, classes, say=None):
         require(not lost, "keep_head needs weights with a head", config.init, "Leave keep_head out for a new head.")
         if say is not None:
             say(repr(report))
-    return classifier, keras.Model(classifier.input, classifier.get_layer("head").output, name="logits")
+    return classifier, keras.Model(classifier.input, network_layers(classifier)["head"].output, name="logits")
 
 
 def weight_file(init):

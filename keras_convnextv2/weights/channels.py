@@ -2,14 +2,13 @@
 
 import numpy as np
 
-from keras_convnextv2.layers import Preprocessing
+from keras_convnextv2.layers.network import network_layers
 from keras_convnextv2.preprocessing import channel_statistics
 
 
 def statistics(model):
     """(mean, std) by which a model normalises its pictures, None where it takes them normalised."""
-    layers = getattr(model, "backbone", model).layers
-    found = next((layer for layer in layers if isinstance(layer, Preprocessing)), None)
+    found = network_layers(model).get("preprocessing")
     return None if found is None else channel_statistics(found.input_spec.axes[-1], found.mean, found.std)
 
 

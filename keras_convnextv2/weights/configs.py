@@ -5,8 +5,9 @@ import dataclasses
 
 import keras
 
-from keras_convnextv2.backbone import DEFAULT_SIDE, stages_of
+from keras_convnextv2.layers.network import entry, network_layers, stages_of
 from keras_convnextv2.preprocessing import channel_statistics, imagenet_classes
+from keras_convnextv2.sizes import DEFAULT_SIDE
 from keras_convnextv2.weights.channels import statistics
 from keras_convnextv2.weights.matching import Size
 
@@ -42,14 +43,12 @@ class Network:
 
 def describe(model, size):
     """The Network of a model of `ConvNeXtV2` or an `FCMAE`."""
-    backbone = getattr(model, "backbone", model)
-    stages = stages_of(backbone)
-    layers = {layer.name: layer for layer in backbone.layers}
+    stages, layers = stages_of(model), network_layers(model)
     mean, std = statistics(model) or channel_statistics(size.stem[2])
     return Network(
         size=size,
         pooling="max" if isinstance(layers.get("pool"), keras.layers.GlobalMaxPooling2D) else "avg",
-        picture=tuple(side or DEFAULT_SIDE for side in backbone.input_shape[1:3]),
+        picture=tuple(side or DEFAULT_SIDE for side in entry(model).shape[1:3]),
         mean=mean,
         std=std,
         drop_path_rate=float(stages[-1].drop_paths[-1]),

@@ -6,10 +6,11 @@ import warnings
 
 import keras
 
+from keras_convnextv2.layers.network import variables_of
 from keras_convnextv2.preprocessing import channel_statistics
 from keras_convnextv2.weights.channels import adapted_stem, how_adapted, statistics
 from keras_convnextv2.weights.hub import weights_file
-from keras_convnextv2.weights.matching import STEM, measure, pair_up, recognise, some
+from keras_convnextv2.weights.matching import STEM, measure, pair_up, recognise
 from keras_convnextv2.weights.readers import Arrays, finite_or_raise, numbers_or_raise, open_arrays
 from keras_convnextv2.weights.rows import OWN, TRANSFORMS
 
@@ -153,14 +154,9 @@ def _other_stem(model, plan, arrays, where, theirs):
 
 
 def _variables(model):
-    """{path: variable}; a model whose variables share a path cannot be addressed."""
-    variables = {v.path: v for v in model.weights}
+    variables = variables_of(model)
     if not variables:
         raise ValueError(f"model {model.name!r} has no variables yet: build it first")
-    if len(variables) != len(model.weights):
-        paths = [v.path for v in model.weights]
-        twice = {path for path in paths if paths.count(path) > 1}
-        raise ValueError(f"model {model.name!r} has several variables of one path: {some(twice)}")
     return variables
 
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_convnextv2.backbone import stages_of, total_stride
+from keras_convnextv2.layers.network import network_layers, network_of, stages_of, total_stride, variables_of
 from keras_convnextv2.weights.matching import pair_up, recognise
 from keras_convnextv2.weights.peers import answers
 from keras_convnextv2.weights.readers import open_arrays
@@ -29,7 +29,7 @@ def compare_bits(model, path, ema=False):
     Returns:
         (name of the layout, a line that says what was compared, whether all are equal)
     """
-    variables = {v.path: v for v in model.weights}
+    variables = variables_of(model)
     with open_arrays(path, ema) as arrays:
         table = recognise(arrays.shapes, repr(str(path)))
         plan = pair_up(table, arrays.shapes, {p: tuple(v.shape) for p, v in variables.items()}, where=repr(str(path)))
@@ -59,7 +59,7 @@ def compare_answers(model, layout, place, ema=False):
     library = LIBRARIES.get(layout)
     if library is None:
         return f"answers not compared: no other library reads {layout!r} files", None
-    network = getattr(model, "backbone", model)
+    network = network_of(model)
     last = stages_of(network)[-1]
     if last.compute_dtype != "float32":
         return f"answers not compared: the model computes in {last.compute_dtype}", None
@@ -81,8 +81,8 @@ def compare_answers(model, layout, place, ema=False):
 
 
 def _answers(network, last, images):
-    outputs = {"features": last.output}
-    if "head" in [layer.name for layer in network.layers]:
-        outputs["logits"] = network.get_layer("head").output
+    outputs, layers = {"features": last.output}, network_layers(network)
+    if "head" in layers:
+        outputs["logits"] = layers["head"].output
     # from the stem on: libraries take images that are already normalised
-    return keras.Model(network.get_layer("stem").input, outputs).predict_on_batch(images)
+    return keras.Model(layers["stem"].input, outputs).predict_on_batch(images)

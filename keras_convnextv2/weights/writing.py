@@ -8,6 +8,7 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_convnextv2.layers.network import layers_in_front, variables_of
 from keras_convnextv2.weights.configs import (
     CONV_LAYOUT,
     check_expressible,
@@ -91,7 +92,7 @@ def save_weights_as(model, path, format, *, verbose=0):
         raise ValueError(f"format must be one of {', '.join(map(repr, ENDINGS))}. Received: {format!r}")
     file = target(path, format)
     _check_config(file.with_name("config.json"), format)
-    variables = _own_variables(model)
+    variables, front = _own_variables(model)
     size = measure(OWN, {path: tuple(v.shape) for path, v in variables.items()})
     table = layout(format, size, {part_of(path) for path in variables})
     wanted, left_out, added = _assign(table, size, variables, model.name)
@@ -104,7 +105,7 @@ def save_weights_as(model, path, format, *, verbose=0):
     for name, config in configs.items():
         writers[file.with_name(name)] = _json_writer(config)
     write_whole(writers)
-    return SaveReport(tuple(map(str, writers)), table.name, len(arrays), left_out, added)
+    return SaveReport(tuple(map(str, writers)), table.name, len(arrays), {**left_out, **front}, added)
 
 
 def layout(format, size, parts):
@@ -156,13 +157,14 @@ def _foreign(config, format, received):
 
 
 def _own_variables(model):
-    """{path: variable}; raises unless it is a built model whose variables have a path each."""
+    """({path: variable}, {path of one in front of the network: why it is left out}); what is behind has its path."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"model must be a keras.Model, made by ConvNeXtV2 or an FCMAE. Received: {model!r}")
-    variables = {v.path: v for v in model.weights}
-    if not variables or len(variables) != len(model.weights):
-        raise ValueError(f"model {model.name!r} must be built, each variable with a path of its own")
-    return variables
+    variables = variables_of(model)
+    front = {v.path: "it stands in front of the network" for layer in layers_in_front(model) for v in layer.weights}
+    known = {id(v) for v in variables.values()}
+    behind = {v.path: v for v in model.weights if id(v) not in known and v.path not in front}
+    return {**behind, **variables}, front
 
 
 def _assign(table, size, variables, name):

@@ -370,7 +370,7 @@ def test_other_than_four_stages(tmp_path, source, name):
 
 def test_models_that_are_not_ours(tmp_path):
     dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")], name="other")
-    refused(dense, tmp_path / "out", "timm", "only models of ConvNeXtV2", "'other'")
+    refused(dense, tmp_path / "out", "timm", "made by ConvNeXtV2", "'other'")
     refused("model.keras", tmp_path / "out", "timm", "must be a keras.Model", "'model.keras'", error=TypeError)
     maps = kc.pyramid(network(include_top=False), norm=True)
     refused(maps, tmp_path / "out", "huggingface", "not expected 'norm_0/beta'")

@@ -1,0 +1,68 @@
+"""A network inside a Keras model: its layers and variables by their public names.
+
+Layers of a network that is built on somebody else's tensor carry its name in front, so that two can share an input, and
+`v.path` follows. Public names never do: tables of weights, decay rules and tools ask here.
+"""
+
+from keras_convnextv2.layers.stage import Stage, Stem
+
+SINGLE = ("preprocessing", "stem", "pool", "norm", "head", "predictions")
+
+
+def network_of(model):
+    """The functional model that an FCMAE holds, or the model itself."""
+    return getattr(model, "backbone", model)
+
+
+def network_layers(model):
+    """{public name: layer} of the one network in a model: `stem`, `stage_0`, `head`, and `norm_0` ... of a pyramid.
+
+    Other layers, in front of the network or behind it, are left out.
+
+    Raises:
+        ValueError: no network, or several.
+    """
+    layers = getattr(network_of(model), "layers", ())
+    stems = [layer for layer in layers if isinstance(layer, Stem)]
+    if len(stems) != 1:
+        raise ValueError(
+            f"a model with one network is needed, made by ConvNeXtV2. Received: {getattr(model, 'name', model)!r}, "
+            f"with {len(stems)} of them."
+        )
+    prefix = stems[0].name.removesuffix("stem")
+    named = {layer.name.removeprefix(prefix): layer for layer in layers if layer.name.startswith(prefix)}
+    norms = {f"norm_{s}" for s in range(sum(isinstance(layer, Stage) for layer in layers))}
+    return {name: x for name, x in named.items() if name in SINGLE or isinstance(x, Stage) or name in norms}
+
+
+def variables_of(model):
+    """{public path: variable}, such as "stage_2/block_5/grn/gamma"; of an FCMAE also "decoder/..."."""
+    found = network_layers(model)
+    if network_of(model) is not model:
+        found["decoder"] = model.decoder
+    return {
+        f"{name}/{v.path.split(f'{layer.name}/', 1)[-1]}": v for name, layer in found.items() for v in layer.weights
+    }
+
+
+def stages_of(model):
+    """The `Stage` layers of a model made by `ConvNeXtV2`, or of an FCMAE."""
+    return [layer for layer in network_layers(model).values() if isinstance(layer, Stage)]
+
+
+def total_stride(model):
+    """Pixels of the picture between two positions of the last map."""
+    return network_layers(model)["stem"].patch_size * 2 ** (len(stages_of(model)) - 1)
+
+
+def entry(model):
+    """The tensor that enters the network: its input, or what layers in front of it make of theirs."""
+    layers = network_layers(model)
+    return layers.get("preprocessing", layers["stem"]).input
+
+
+def layers_in_front(model):
+    """The layers between a model's inputs and its network, apart from the inputs themselves."""
+    layers, first = network_of(model).layers, network_layers(model)
+    first = layers.index(first.get("preprocessing", first["stem"]))
+    return [layer for layer in layers[:first] if type(layer).__name__ != "InputLayer"]
