@@ -10,13 +10,24 @@ from keras_convnextv2.backbone import (
     ConvNeXtV2Nano,
     ConvNeXtV2Pico,
     ConvNeXtV2Tiny,
+    from_preset,
     pyramid,
 )
-from keras_convnextv2.export import export_saved_model
+from keras_convnextv2.exports import export_model
 from keras_convnextv2.fcmae import FCMAE
 from keras_convnextv2.layers import GRN, ConvNeXtV2Block, DepthwiseConv2D, DropPath
-from keras_convnextv2.preprocessing import decode_predictions, preprocess_input
-from keras_convnextv2.weights import list_presets, load_weights, preset_transform, save_weights_as
+from keras_convnextv2.memory import keep_memory
+from keras_convnextv2.preprocessing import decode_predictions, normalize, preprocess_input
+from keras_convnextv2.weights import (
+    EvaluationTransform,
+    LoadReport,
+    Preset,
+    SaveReport,
+    list_presets,
+    load_weights,
+    preset_transform,
+    save_weights_as,
+)
 
 __version__ = "0.1.0"
 
@@ -35,8 +46,15 @@ __all__ = [
     "ConvNeXtV2Tiny",
     "DepthwiseConv2D",
     "DropPath",
+    "EvaluationTransform",
+    "LoadReport",
+    "Preset",
+    "SaveReport",
     "decode_predictions",
-    "export_saved_model",
+    "export_model",
+    "from_preset",
+    "keep_memory",
+    "normalize",
     "list_presets",
     "load_weights",
     "preprocess_input",

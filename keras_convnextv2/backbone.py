@@ -1,5 +1,6 @@
 """The network as a functional Keras model: any depths and dims, the eight published sizes, and its feature pyramid."""
 
+import functools
 import inspect
 import warnings
 
@@ -12,8 +13,35 @@ from keras_convnextv2.layers.network import network_layers, stages_of
 from keras_convnextv2.layers.stage import check_size
 from keras_convnextv2.sizes import DEFAULT_SIDE, SIZES
 from keras_convnextv2.weights import apply_weights
+from keras_convnextv2.weights.presets import find_preset
+
+# What others call our arguments.
+SYNONYMS = {
+    "num_classes": "classes",
+    "drop_rate": "drop_path_rate",
+    "drop_path": "drop_path_rate",
+    "in_chans": "input_shape=(height, width, channels)",
+    "patch_size": "stem_patch_size",
+    "pretrained": "weights",
+}
 
 
+def _check_words(function, words):
+    """Raises where somebody uses another library's name of an argument, with ours."""
+    for word in SYNONYMS.keys() & words.keys():
+        raise TypeError(f"{function}() calls it {SYNONYMS[word]}. Received: {word}={words[word]!r}")
+
+
+def _hinting(function):
+    @functools.wraps(function)
+    def hinted(*args, **kwargs):
+        _check_words(function.__name__, kwargs)
+        return function(*args, **kwargs)
+
+    return hinted
+
+
+@_hinting
 def ConvNeXtV2(
     depths,
     dims,
@@ -195,6 +223,7 @@ def _constructor(size):
     signature = inspect.Signature([p.replace(default=default_name) if p.name == "name" else p for p in parameters])
 
     def construct(*args, **kwargs):
+        _check_words(construct.__name__, kwargs)
         given = signature.bind(*args, **kwargs)
         given.arguments.setdefault("name", default_name)
         return ConvNeXtV2(depths, dims, *given.args, **given.kwargs)
@@ -213,3 +242,36 @@ ConvNeXtV2Tiny = _constructor("tiny")
 ConvNeXtV2Base = _constructor("base")
 ConvNeXtV2Large = _constructor("large")
 ConvNeXtV2Huge = _constructor("huge")
+_CONSTRUCTORS = {
+    "atto": ConvNeXtV2Atto,
+    "femto": ConvNeXtV2Femto,
+    "pico": ConvNeXtV2Pico,
+    "nano": ConvNeXtV2Nano,
+    "tiny": ConvNeXtV2Tiny,
+    "base": ConvNeXtV2Base,
+    "large": ConvNeXtV2Large,
+    "huge": ConvNeXtV2Huge,
+}
+
+
+def from_preset(name, *, classes=None, include_top=None, **options):
+    """The model of a published row: its size, picture size, head and weights, which are downloaded.
+
+    Args:
+        name: in full, as in `list_presets`, such as "convnextv2_tiny.fcmae_ft_in22k_in1k_384".
+        classes: of the head; by default the row's. Another number gets a new head, with a warning.
+        include_top: with a head; by default whether the row has one or `classes` are given.
+        options: of the constructors, such as `input_shape` or `drop_path_rate`.
+    Returns:
+        The functional model, as `ConvNeXtV2Atto` ... `ConvNeXtV2Huge` return it.
+    Raises:
+        ValueError: no row of that name, or one of several sizes.
+    """
+    preset = find_preset(name)
+    if include_top is None:
+        include_top = bool(preset.classes or classes)
+    given = {"input_shape": preset.input_shape} if "input_tensor" not in options else {}
+    if include_top:
+        given["classes"] = classes or preset.classes or 1000
+    constructor = _CONSTRUCTORS[preset.size]
+    return constructor(include_top=include_top, weights=preset.name, **{**given, **options})

@@ -25,7 +25,8 @@ from keras_convnextv2.weights.presets import list_presets
 from keras_convnextv2.weights.readers import open_arrays
 from keras_convnextv2.weights.rows import OWN, TABLES
 from keras_convnextv2.weights.verifying import compare_answers, compare_bits
-from keras_convnextv2.weights.writing import SaveReport, save_weights_as, target, write_whole
+from keras_convnextv2.weights.writing import SaveReport, save_weights_as, target
+from keras_convnextv2.whole import write_whole
 
 FORMATS = ("official", "timm", "huggingface", "keras", "weights.h5")
 KERAS = ("keras", "weights.h5")  # what Keras itself writes

@@ -40,28 +40,40 @@ def channel_statistics(channels, mean=None, std=None):
     return chosen[0], chosen[1]
 
 
-def preprocess_input(x, mean=None, std=None):
+def preprocess_input(x, data_format=None):
+    """Returns `x` as it is: the models normalise inside, as those of `keras.applications.convnext` do.
+
+    For a model of `include_preprocessing=False` take `normalize`.
+
+    Args:
+        x: pictures with values 0..255.
+        data_format: has no effect.
+    """
+    return x
+
+
+def normalize(images, mean=None, std=None):
     """Normalise pictures: (x / 255 - mean) / std in float32.
 
     Models with `include_preprocessing=True` do this inside; this function is for the others.
 
     Args:
-        x: pictures with values 0..255 of any number type, a numpy array or a tensor; channels last.
+        images: pictures with values 0..255 of any number type, a numpy array or a tensor; channels last.
         mean, std: per channel, fractions of 1; see `channel_statistics` for what None means.
     Returns:
-        float32, the same kind and shape as x.
+        float32, the same kind and shape as images.
     Shapes:
         (..., C): one picture or a batch.
     """
-    if isinstance(x, list | tuple):
-        x = np.asarray(x)
-    if len(x.shape) < 3:
-        raise ValueError(f"pictures must have shape (H, W, C) or (B, H, W, C). Received: shape {tuple(x.shape)}")
-    mean, std = channel_statistics(int(x.shape[-1]), mean, std)
+    if isinstance(images, list | tuple):
+        images = np.asarray(images)
+    if len(images.shape) < 3:
+        raise ValueError(f"pictures must have shape (H, W, C) or (B, H, W, C). Received: shape {tuple(images.shape)}")
+    mean, std = channel_statistics(int(images.shape[-1]), mean, std)
     mean, std = np.asarray(mean, "float32"), np.asarray(std, "float32")
-    if isinstance(x, np.ndarray):
-        return (x.astype("float32") / np.float32(255) - mean) / std
-    return (ops.cast(x, "float32") / 255.0 - mean) / std
+    if isinstance(images, np.ndarray):
+        return (images.astype("float32") / np.float32(255) - mean) / std
+    return (ops.cast(images, "float32") / 255.0 - mean) / std
 
 
 @functools.cache
@@ -71,20 +83,23 @@ def imagenet_classes():
     return tuple(tuple(line.split(" ")) for line in text.splitlines())
 
 
-def decode_predictions(preds, top=5):
-    """The most likely ImageNet classes of each sample.
+def decode_predictions(preds, top=5, class_names=None):
+    """The most likely classes of each sample.
 
     Args:
-        preds: (N, 1000) scores of a classifier, probabilities or logits; numpy array or tensor.
-        top: how many classes a sample.
+        preds: (N, classes) scores of a classifier, probabilities or logits; numpy array or tensor.
+        top: how many classes a sample; at most as many as there are.
+        class_names: a name for each class, of a classifier of one's own; None for ImageNet's 1000.
     Returns:
-        A list per sample of (WordNet id, name, score), best first.
+        A list per sample of (WordNet id, name, score), best first; with `class_names` of (number of the class, name,
+        score).
     """
-    scores, classes = ops.convert_to_numpy(preds), imagenet_classes()
+    scores = ops.convert_to_numpy(preds)
+    classes = imagenet_classes() if class_names is None else tuple(enumerate(class_names))
     if scores.ndim != 2 or scores.shape[1] != len(classes):
-        raise ValueError(
-            f"preds must have shape (N, {len(classes)}), the ImageNet classes. Received: shape {tuple(scores.shape)}"
-        )
+        whose = "the ImageNet classes; others need class_names" if class_names is None else "one a class name"
+        raise ValueError(f"preds must have shape (N, {len(classes)}), {whose}. Received: shape {tuple(scores.shape)}")
+    top = min(top, len(classes)) if class_names is not None else top  # the default of five is no mistake for three
     if not 1 <= top <= len(classes):
         raise ValueError(f"top must be in [1, {len(classes)}]. Received: {top!r}")
     best = np.argsort(-scores, axis=1, kind="stable")[:, :top]

@@ -136,7 +136,7 @@ def test_pictures_of_any_number_type_give_the_same_answer():
     np.testing.assert_allclose(model.predict(x, verbose=0), expected, rtol=0, atol=1e-6)
     raw = mini(include_preprocessing=False)
     raw.set_weights(model.get_weights())
-    np.testing.assert_allclose(raw.predict(to_numpy(kc.preprocess_input(x)), verbose=0), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(raw.predict(to_numpy(kc.normalize(x)), verbose=0), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling, reduce", [("avg", np.mean), ("max", np.max)])

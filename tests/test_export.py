@@ -19,10 +19,17 @@ SERVE = """
 import json, sys
 sys.modules["keras_convnextv2"] = None  # importing it would fail
 import numpy as np, tensorflow as tf
-loaded = tf.saved_model.load(sys.argv[1])
+served = tf.saved_model.load(sys.argv[1])
 for name in ("one", "three"):
-    np.save(f"{sys.argv[2]}/{name}_y.npy", loaded.serve(np.load(f"{sys.argv[2]}/{name}.npy")))
-graph = loaded.signatures["serving_default"].graph.as_graph_def()
+    images = np.load(f"{sys.argv[2]}/{name}.npy")
+    np.save(f"{sys.argv[2]}/{name}_y.npy", served.serve(images))
+    for kind in ("uint8", "int32", "int64", "float16", "float64"):
+        y = served.serve(images.astype(kind))
+        np.testing.assert_allclose(served.serve(tf.constant(images.astype(kind))), y)
+        if kind == "uint8":
+            np.testing.assert_allclose(served.serve(images.astype("uint8").astype("float32")), y)
+graph = served.signatures["serving_default"].graph.as_graph_def()
+assert [x.dtype for x in served.signatures["serving_default"].inputs if x.dtype != tf.resource] == [tf.float32]
 nodes = [n.op for n in graph.node] + [n.op for f in graph.library.function for n in f.node_def]
 print(json.dumps({op: nodes.count(op) for op in ("DepthwiseConv2dNative", "While", "StatelessWhile")}))
 """
@@ -38,7 +45,7 @@ def exported(tmp_path_factory):
         v.assign(rng.normal(size=v.shape) * 0.2 + (1 if v.path.endswith("norm/gamma") else 0))
     for name, count in (("one", 1), ("three", 3)):
         np.save(folder / f"{name}.npy", rng.uniform(0, 255, (count, 64, 96, 3)).astype("float32"))
-    path = kc.export_saved_model(model, str(folder / "saved"))
+    path = kc.export_model(model, str(folder / "saved"))
     command = [sys.executable, "-c", SERVE, path, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return model, folder, json.loads(done.stdout.splitlines()[-1])
@@ -65,5 +72,59 @@ def test_a_failing_process_is_named(tmp_path, monkeypatch):
     if keras.backend.backend() == "tensorflow":
         pytest.skip("the TensorFlow backend exports in its own process")
     monkeypatch.setattr(keras.Model, "save", lambda self, path: open(path, "w").close())
-    with pytest.raises(RuntimeError, match="the TensorFlow process that writes .* failed: "):
-        kc.export_saved_model(kc.ConvNeXtV2((1,), (4,), input_shape=(8, 8, 3)), str(tmp_path / "saved"))
+    with pytest.raises(RuntimeError, match="the tensorflow process that writes .* failed: "):
+        kc.export_model(kc.ConvNeXtV2((1,), (4,), input_shape=(8, 8, 3)), str(tmp_path / "saved"))
+
+
+def test_an_unknown_format_names_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match="format must be one of 'tf_saved_model'. Received: 'tflite'"):
+        kc.export_model(kc.ConvNeXtV2((1,), (4,), input_shape=(8, 8, 3)), tmp_path / "saved", "tflite")
+
+
+def test_an_export_replaces_an_export_and_nothing_else(exported, tmp_path):
+    model, folder, _ = exported
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_text("mine")
+    if keras.backend.backend() == "tensorflow":
+        with pytest.raises(ValueError, match="an export replaces an earlier one .* only. Received: .*photos"):
+            kc.export_model(model, tmp_path / "photos", verbose=False)
+        kc.export_model(model, tmp_path / "saved", verbose=False)
+        kc.export_model(model, tmp_path / "saved", verbose=False)
+        assert {p.name for p in tmp_path.iterdir()} == {"photos", "saved"}
+    assert (tmp_path / "photos" / "one.jpg").read_text() == "mine"
+
+
+SMALL = """
+import sys, numpy as np, tensorflow as tf
+served = tf.saved_model.load(sys.argv[1])
+assert served.serve(np.zeros((1, 40, 56, 3), "uint8")).shape == (1, 8)
+try:
+    served.serve(np.zeros((1, 7, 56, 3), "float32"))
+except tf.errors.InvalidArgumentError as error:
+    assert "images must be at least 16 x 16" in str(error), error
+else:
+    raise SystemExit("no error")
+"""
+
+
+def open_model():
+    return kc.ConvNeXtV2((1, 1, 1), (4, 6, 8), include_top=False, pooling="avg", input_shape=(None, None, 3))
+
+
+def test_a_picture_that_is_too_small_is_named_where_sizes_are_open(tmp_path):
+    path = str(kc.export_model(open_model(), tmp_path / "saved", verbose=False))
+    subprocess.run([sys.executable, "-c", SMALL, path], check=True)
+
+
+def test_predict_names_a_small_picture(tmp_path):
+    model = open_model()
+    assert model.predict(np.zeros((1, 40, 56, 3)), verbose=0).shape == (1, 8)
+    data = small = np.zeros((1, 7, 56, 3), "float32")
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        data = tf.data.Dataset.from_generator(
+            lambda: iter([small]), output_signature=tf.TensorSpec((None, None, None, 3))
+        )
+    with pytest.raises(Exception, match="images must be at least 16 x 16"):
+        model.predict(data, verbose=0)

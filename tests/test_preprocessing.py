@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from keras import ops
 
+import keras_convnextv2 as kc
 from keras_convnextv2.preprocessing import (
     channel_statistics,
     decode_predictions,
     imagenet_classes,
-    preprocess_input,
+    normalize,
 )
 
 # a sample of (index, WordNet id, name): the ends, the two pairs of classes that share a name, names with marks in them
@@ -36,7 +37,7 @@ def pictures(channels, dtype):
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float16", "float32", "float64"])
 def test_any_number_type_is_normalised_in_float32(dtype):
     x = pictures(3, dtype)
-    y = preprocess_input(x)
+    y = normalize(x)
     expected = (x.astype("float64") / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     assert y.dtype == np.float32
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6)
@@ -44,9 +45,9 @@ def test_any_number_type_is_normalised_in_float32(dtype):
 
 def test_tensors_give_what_arrays_give():
     x = pictures(3, "uint8")
-    y = preprocess_input(ops.convert_to_tensor(x))
+    y = normalize(ops.convert_to_tensor(x))
     assert not isinstance(y, np.ndarray)
-    np.testing.assert_allclose(ops.convert_to_numpy(y), preprocess_input(x), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ops.convert_to_numpy(y), normalize(x), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -54,11 +55,11 @@ def test_other_channel_counts_use_the_mean_of_the_rgb_statistics(channels):
     mean, std = channel_statistics(channels)
     np.testing.assert_allclose(mean, [(0.485 + 0.456 + 0.406) / 3] * channels)
     np.testing.assert_allclose(std, [(0.229 + 0.224 + 0.225) / 3] * channels)
-    assert preprocess_input(pictures(channels, "uint8")).shape == (2, 5, 7, channels)
+    assert normalize(pictures(channels, "uint8")).shape == (2, 5, 7, channels)
 
 
 def test_given_statistics_are_used():
-    y = preprocess_input(pictures(2, "uint8"), mean=(0.1, 0.2), std=(0.5, 0.25))
+    y = normalize(pictures(2, "uint8"), mean=(0.1, 0.2), std=(0.5, 0.25))
     np.testing.assert_allclose(y, (pictures(2, "float64") / 255 - [0.1, 0.2]) / [0.5, 0.25], rtol=0, atol=1e-6)
 
 
@@ -75,7 +76,7 @@ def test_std_of_zero_is_refused():
 
 def test_a_matrix_is_no_picture():
     with pytest.raises(ValueError, match=r"\(H, W, C\).*\(5, 7\)"):
-        preprocess_input(np.zeros((5, 7)))
+        normalize(np.zeros((5, 7)))
 
 
 def test_class_list_is_complete_and_sorted():
@@ -107,3 +108,17 @@ def test_other_shapes_have_no_names(shape):
 def test_top_out_of_range_is_one_line():
     with pytest.raises(ValueError, match=r"top must be in \[1, 1000\]. Received: 0"):
         decode_predictions(np.zeros((1, 1000)), top=0)
+
+
+def test_preprocess_input_returns_what_it_gets():
+    x = pictures(3, "uint8")
+    assert kc.preprocess_input(x) is x and kc.preprocess_input(x, data_format="channels_last") is x
+
+
+def test_own_class_names():
+    scores = np.array([[0.1, 0.7, 0.2]], "float32")
+    (found,) = decode_predictions(scores, class_names=["cat", "dog", "crane"])
+    assert [(number, name) for number, name, _ in found] == [(1, "dog"), (2, "crane"), (0, "cat")]
+    assert decode_predictions(scores, top=1, class_names=("cat", "dog", "crane"))[0][0][2] == np.float32(0.7)
+    with pytest.raises(ValueError, match=r"shape \(N, 2\), one a class name. Received: shape \(1, 3\)"):
+        decode_predictions(scores, class_names=["cat", "dog"])

@@ -6,7 +6,7 @@ import sys
 
 from absl import app, flags, logging
 
-from training import allocator
+from keras_convnextv2 import keep_memory
 from training.configs import help_texts, with_settings
 from training.data import open_source
 from training.loop import NotFinite, Stopped
@@ -69,7 +69,7 @@ def _main(argv, kind, run, split):
             return 0
         if not values.data:
             raise ValueError("--data must be shapes, folder:PATH or tfds:NAME. Received: none. Try --data shapes.")
-        if line := allocator.keep_memory():
+        if line := keep_memory():
             logging.info(line)
         python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it reports each kind of device it lacks
         run(config, values.workdir, values.data, values.resume)

@@ -21,7 +21,7 @@ from absl import app, flags, logging
 
 import keras_convnextv2 as kc
 from keras_convnextv2 import visualize
-from training import allocator, finetune, pretrain
+from training import finetune, pretrain
 from training.configs import require, with_settings
 from training.data import open_source
 from training.logs import duration
@@ -122,7 +122,7 @@ def show_and_export(done, folder, log):
     labels = [int(test.labels[i]) for i in range(12)]
     visualize.prediction_grid(pictures, labels, probabilities, test.classes, path=made["predictions"])
     classifier.save(made["Keras model"])
-    kc.export_saved_model(classifier, str(made["SavedModel"]), verbose=False)
+    kc.export_model(classifier, str(made["SavedModel"]), verbose=False)
     return made
 
 
@@ -176,7 +176,7 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)  # TensorFlow narrates every file that it exports
     try:
         config = with_settings(Quickstart(), flags.FLAGS.set)
-        if line := allocator.keep_memory():
+        if line := kc.keep_memory():
             print(line)
         run(config, flags.FLAGS.workdir)
     except Stopped as stopped:

@@ -8,10 +8,11 @@ from keras_convnextv2.kernels.gather import keep_patches, put_patches_back
 from keras_convnextv2.kernels.norm import gelu_grn, grn, layer_norm
 from keras_convnextv2.kernels.pointwise import pointwise
 from keras_convnextv2.kernels.table import FORM_VARIABLE, plain_operations
-from keras_convnextv2.kernels.values import tensor_of
+from keras_convnextv2.kernels.values import at_least, tensor_of
 
 __all__ = [
     "FORM_VARIABLE",
+    "at_least",
     "depthwise",
     "gelu_grn",
     "grn",

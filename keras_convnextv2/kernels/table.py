@@ -4,7 +4,7 @@
   fuses wide sums into the reductions behind them; a wall stops that.
 - "tensorflow": TensorFlow's own operations, without XLA. Its derived gradients make a pass of memory of each step.
 - "torch": the torch backend. Channels-last convolutions, ATen's fused norms and GELU.
-- "plain": everything else, and every `export_saved_model`. The definition; converters see ordinary operations.
+- "plain": everything else, and every `export_model`. The definition; converters see ordinary operations.
 """
 
 import contextlib

@@ -1,6 +1,17 @@
 import keras
 
 
+def at_least(x, smallest, message):
+    """`x` (B, H, W, C), with a check of its sides when it runs where TensorFlow does not know them before."""
+    if keras.backend.backend() != "tensorflow" or None not in x.shape[1:3]:
+        return x
+    import tensorflow as tf
+
+    sides = tf.shape(x)[1:3]
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(sides >= smallest), [message, sides])]):
+        return tf.identity(x)
+
+
 def tensor_of(variable):
     """A variable's present tensor, cast as the layer that asks computes.
 

@@ -1,17 +1,19 @@
 import keras
 
+from keras_convnextv2 import kernels
 from keras_convnextv2.layers.block import ConvNeXtV2Block
 from keras_convnextv2.layers.composite import Composite, plain
 from keras_convnextv2.layers.norm import LayerNorm
 from keras_convnextv2.layers.patches import PatchConv2D
+
+TOO_SMALL = "images must be at least {0} x {0}, the network's total stride. Received: "
 
 
 def check_size(size, smallest):
     """Raises unless both sides of `size`, as far as they are known, are at least `smallest`."""
     if any(side is not None and side < smallest for side in size):
         raise ValueError(
-            f"images must be at least {smallest} x {smallest}, the network's total stride. Received: {tuple(size)}. "
-            "Enlarge them, or take a smaller stem_patch_size (1, 2)."
+            f"{TOO_SMALL.format(smallest)}{tuple(size)}. Enlarge them, or take a smaller stem_patch_size (1, 2)."
         )
 
 
@@ -43,8 +45,9 @@ class Stem(Composite):
         self.norm.build((*input_shape[:-1], self.dim))
 
     def call(self, inputs):
-        check_size(inputs.shape[1:3], self.total_stride or self.patch_size)
-        return self.norm(self.conv(inputs))
+        smallest = self.total_stride or self.patch_size
+        check_size(inputs.shape[1:3], smallest)
+        return self.norm(self.conv(kernels.at_least(inputs, smallest, TOO_SMALL.format(smallest))))
 
     def compute_output_shape(self, input_shape):
         check_size(input_shape[1:3], self.total_stride or self.patch_size)

@@ -20,6 +20,7 @@ from keras_convnextv2.weights.configs import (
 from keras_convnextv2.weights.matching import expand, measure, some
 from keras_convnextv2.weights.readers import KINDS
 from keras_convnextv2.weights.rows import OWN, PARTS, TABLES, TRANSFORMS, part_of
+from keras_convnextv2.whole import write_whole
 
 ENDINGS = {"timm": (".safetensors",), "huggingface": (".safetensors",), "official": (".pt", ".pth")}
 FOREIGN = (*KINDS.split(", "), ".h5", ".npz", ".onnx", ".ckpt", ".tar")  # endings that no folder is meant to have
@@ -248,17 +249,3 @@ def _torch_writer(file):
             torch.save({"model": {name: torch.from_numpy(array) for name, array in arrays.items()}}, stream)
 
     return save
-
-
-def write_whole(writers):
-    """{path: function that writes it}: all files under other names first, so that nothing half-written stays."""
-    parts = {path: path.with_name(f".{os.getpid()}.part.{path.name}") for path in writers}
-    try:
-        for path, write in writers.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(parts[path])
-        for path, part in parts.items():
-            os.replace(part, path)
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)

@@ -12,7 +12,11 @@ SETTINGS = ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))  # -1: ne
 
 
 def keep_memory():
-    """Tells glibc to keep freed memory; returns a line for the log, or None where nothing was done."""
+    """Tells glibc to keep freed memory: before the first step, nearly half of its time on JAX on a Linux CPU.
+
+    Returns:
+        A line for a log, or None where nothing was done: not on Linux with glibc, or a MALLOC_ variable decides.
+    """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return None
     if any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ:

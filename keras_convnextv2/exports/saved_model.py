@@ -1,0 +1,59 @@
+"""SavedModel, from every backend: an inference graph of plain operations that TensorFlow alone can run."""
+
+import contextlib
+import importlib.util
+import logging
+
+import keras
+
+from keras_convnextv2 import kernels
+from keras_convnextv2.exports.process import export_in_process
+from keras_convnextv2.whole import whole_folder
+
+MARK = "saved_model.pb"
+NUMBERS = ("float32", "uint8", "float16", "bfloat16", "float64", "int8", "int16", "uint16", "int32", "int64")
+
+
+def write_saved_model(model, path, verbose):
+    """The format "tf_saved_model" of `export_model`."""
+    here = keras.backend.backend() == "tensorflow"
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ImportError('a SavedModel needs TensorFlow. Install it: pip install "keras_convnextv2[tensorflow]"')
+    if verbose:
+        print(f"Writing a SavedModel to {path}{'' if here else ' through a TensorFlow process'}.", flush=True)
+    if not here:
+        export_in_process(model, path, "tf_saved_model", "tensorflow")
+        return
+    with whole_folder(path, MARK) as part, kernels.plain_operations(), _quiet("tensorflow", "absl"):
+        if isinstance(model.input, list | tuple | dict):
+            model.export(part, format="tf_saved_model", verbose=False)
+        else:
+            _save_for_every_number_type(model, part)
+
+
+def _save_for_every_number_type(model, path):
+    """With an endpoint `serve` that takes pictures of any number type; the network is traced once."""
+    import tensorflow as tf
+
+    name, shape = model.inputs[0].name, (None, *model.inputs[0].shape[1:])
+    network = tf.function(lambda images: model(images, training=False))
+    network = network.get_concrete_function(tf.TensorSpec(shape, "float32", name=name))
+    served = tf.Module()
+    served.weights = [v.value for v in model.variables]
+    served.serve = tf.function(lambda images: network(tf.cast(images, "float32")))
+    signatures = [served.serve.get_concrete_function(tf.TensorSpec(shape, kind, name=name)) for kind in NUMBERS]
+    tf.saved_model.save(served, path, signatures={"serving_default": signatures[0]})
+
+
+@contextlib.contextmanager
+def _quiet(*names):
+    """TensorFlow narrates every file that it writes."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,97 @@
+"""Files and folders for others: they stand beside their destination until they are whole, then take its name.
+
+What a killed call left there is removed by the next one to the same destination.
+"""
+
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import shutil
+
+_LEFT = re.compile(r"\.(?P<pid>[0-9]+)\.(?P<kind>part|old)\.(?P<name>.+)")  # what stands beside a destination
+
+
+def write_whole(writers):
+    """{path: function that writes it}: all files under other names first, so that nothing half-written stays."""
+    parts = {path: _beside(path, "part") for path in writers}
+    try:
+        for path, write in writers.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _clear(path)
+            with _full_disk_named(path):
+                write(parts[path])
+        for path, part in parts.items():
+            os.replace(part, path)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path, mark):
+    """Gives the folder to write into; at the end it takes the place of the one at `path`.
+
+    Args:
+        path: the destination.
+        mark: a file that a folder there must hold to be replaced.
+    Raises:
+        ValueError: something else is there.
+        OSError: the disk is full.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.exists() and not (path / mark).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"an export replaces an earlier one ({mark}) only. Received: {str(path)!r}, which is none")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear(path)
+    part, old = _beside(path, "part"), _beside(path, "old")
+    try:
+        with _full_disk_named(path):
+            yield part
+        if path.exists():
+            os.rename(path, old)
+        os.rename(part, path)
+    finally:
+        for rest in (part, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def _beside(path, kind):
+    return path.with_name(f".{os.getpid()}.{kind}.{path.name}")
+
+
+def _clear(path):
+    """Remove what processes that no longer run left beside `path`; give back what they had moved away from it."""
+    for rest in path.parent.iterdir():
+        found = _LEFT.fullmatch(rest.name)
+        if not found or found["name"] != path.name or _running(int(found["pid"])):
+            continue
+        if found["kind"] == "old" and not path.exists():
+            os.rename(rest, path)
+        elif rest.is_dir():
+            shutil.rmtree(rest, ignore_errors=True)
+        else:
+            rest.unlink(missing_ok=True)
+
+
+def _running(pid):
+    if os.name != "posix" or pid == os.getpid():
+        return pid != os.getpid()  # Windows has no harmless way to ask
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _full_disk_named(path):
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(errno.ENOSPC, "the disk is full, nothing was written", str(path)) from error

@@ -1,0 +1,108 @@
+"""What is written for others stands beside its destination until it is whole, whatever happens on the way."""
+
+import errno
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from keras_convnextv2.whole import whole_folder, write_whole
+
+ROOT = pathlib.Path(__file__).parents[1]
+MARK = "saved_model.pb"
+FOLDER = """
+import os, pathlib, signal, sys
+from keras_convnextv2.whole import whole_folder
+with whole_folder(sys.argv[1], "saved_model.pb") as part:
+    part.mkdir()
+    (part / "half").write_text("new")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+FILES = """
+import os, pathlib, signal, sys
+from keras_convnextv2.whole import write_whole
+def write(part):
+    part.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+write_whole({pathlib.Path(sys.argv[1]): write})
+"""
+
+
+def killed(program, path):
+    done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT, env={**os.environ})
+    assert done.returncode < 0
+
+
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+def put(path, text):
+    with whole_folder(path, MARK) as part:
+        part.mkdir()
+        (part / MARK).write_text(text)
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    put(tmp_path / "served", "first")
+    put(tmp_path / "served", "second")
+    assert content(tmp_path) == {f"served/{MARK}": "second"}
+
+
+def test_a_killed_call_leaves_the_old_folder_and_the_next_one_clears(tmp_path):
+    put(tmp_path / "served", "old")
+    killed(FOLDER, tmp_path / "served")
+    assert content(tmp_path / "served") == {MARK: "old"}
+    assert len(list(tmp_path.iterdir())) == 2
+    put(tmp_path / "served", "new")
+    assert content(tmp_path) == {f"served/{MARK}": "new"}
+
+
+def test_what_was_moved_away_by_a_killed_call_comes_back(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    away = tmp_path / f".{dead.pid}.old.served"
+    away.mkdir()
+    (away / MARK).write_text("old")
+    with pytest.raises(RuntimeError, match="on the way"), whole_folder(tmp_path / "served", MARK):
+        raise RuntimeError("on the way")
+    assert content(tmp_path) == {f"served/{MARK}": "old"}
+
+
+def test_files_of_a_running_process_stay(tmp_path):
+    running = tmp_path / f".{os.getppid()}.part.model.pt"
+    running.write_text("half")
+    write_whole({tmp_path / "model.pt": lambda part: part.write_text("whole")})
+    assert running.exists() and (tmp_path / "model.pt").read_text() == "whole"
+
+
+def test_a_killed_write_is_cleared_by_the_next(tmp_path):
+    (tmp_path / "model.pt").write_text("old")
+    killed(FILES, tmp_path / "model.pt")
+    assert (tmp_path / "model.pt").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
+    write_whole({tmp_path / "model.pt": lambda part: part.write_text("new")})
+    assert content(tmp_path) == {"model.pt": "new"}
+
+
+def full(part):
+    raise OSError(errno.ENOSPC, "No space left on device", str(part))
+
+
+def test_a_full_disk_is_named_with_the_path(tmp_path):
+    (tmp_path / "model.pt").write_text("old")
+    with pytest.raises(OSError, match="the disk is full, nothing was written: .*model.pt"):
+        write_whole({tmp_path / "model.pt": full})
+    with pytest.raises(OSError, match="the disk is full, nothing was written: .*served"):
+        with whole_folder(tmp_path / "served", MARK) as part:
+            full(part)
+    assert content(tmp_path) == {"model.pt": "old"}
+
+
+def test_another_folder_is_not_replaced(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_text("mine")
+    with pytest.raises(ValueError, match="an export replaces an earlier one"), whole_folder(tmp_path / "photos", MARK):
+        pass
+    assert content(tmp_path) == {"photos/one.jpg": "mine"}
