@@ -20,9 +20,8 @@ from keras_convnextv2.layers.network import network_of
 from keras_convnextv2.sizes import DEFAULT_SIDE
 from keras_convnextv2.weights.hub import HUB, weights_file
 from keras_convnextv2.weights.loading import load_weights
-from keras_convnextv2.weights.matching import known_names, measure, recognise
+from keras_convnextv2.weights.matching import known_names, measure, open_recognised
 from keras_convnextv2.weights.presets import list_presets
-from keras_convnextv2.weights.readers import open_arrays
 from keras_convnextv2.weights.rows import OWN, TABLES
 from keras_convnextv2.weights.verifying import compare_answers, compare_bits
 from keras_convnextv2.weights.writing import SaveReport, save_weights_as, target
@@ -56,9 +55,8 @@ def _convert(source, out, form, ema, verify):
     path = weights_file(source)
     if file.exists() and os.path.samefile(path, file):
         raise ValueError(f"IN and OUT must be two files. Received: {source!r} and {out!r}")
-    with open_arrays(path, ema) as arrays:
+    with open_recognised(path, ema) as (arrays, table, _):
         shapes = arrays.shapes
-        table = recognise(shapes, repr(str(path)))
     if path.suffix == ".keras":
         model = _saved_model(path)
     else:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ import keras_convnextv2 as kc
 if importlib.util.find_spec("tensorflow") is None:
     pytest.skip("a SavedModel needs TensorFlow", allow_module_level=True)
 
+TENSORFLOW = {**os.environ, "KERAS_BACKEND": "tensorflow"}  # TensorFlow may import Keras, and Keras its backend
 SERVE = """
 import json, sys
 sys.modules["keras_convnextv2"] = None  # importing it would fail
@@ -47,7 +49,7 @@ def exported(tmp_path_factory):
         np.save(folder / f"{name}.npy", rng.uniform(0, 255, (count, 64, 96, 3)).astype("float32"))
     path = kc.export_model(model, str(folder / "saved"))
     command = [sys.executable, "-c", SERVE, path, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=TENSORFLOW)
     return model, folder, json.loads(done.stdout.splitlines()[-1])
 
 
@@ -113,7 +115,7 @@ def open_model():
 
 def test_a_picture_that_is_too_small_is_named_where_sizes_are_open(tmp_path):
     path = str(kc.export_model(open_model(), tmp_path / "saved", verbose=False))
-    subprocess.run([sys.executable, "-c", SMALL, path], check=True)
+    subprocess.run([sys.executable, "-c", SMALL, path], check=True, env=TENSORFLOW)
 
 
 def test_predict_names_a_small_picture(tmp_path):

@@ -9,7 +9,8 @@ def at_least(x, smallest, message):
 
     sides = tf.shape(x)[1:3]
     with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(sides >= smallest), [message, sides])]):
-        return tf.identity(x)
+        # Not the identity: TensorFlow would infer sizes behind it, and fail on them before this is run.
+        return tf.raw_ops.PlaceholderWithDefault(input=x, shape=x.shape)
 
 
 def tensor_of(variable):

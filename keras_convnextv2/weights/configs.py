@@ -26,6 +26,7 @@ class Network:
         picture: (height, width) of its input, 224 where it is open.
         mean, std: of the preprocessing, fractions of 1 for each channel.
         drop_path_rate: of the last block.
+        class_names: of the head; None for ImageNet's or none.
     """
 
     size: Size
@@ -34,6 +35,7 @@ class Network:
     mean: tuple
     std: tuple
     drop_path_rate: float
+    class_names: tuple | None
 
     @property
     def crop(self):
@@ -41,7 +43,7 @@ class Network:
         return (1.0, "squash") if min(self.picture) >= WARPED_FROM else (0.875, "center")
 
 
-def describe(model, size):
+def describe(model, size, class_names=None):
     """The Network of a model of `ConvNeXtV2` or an `FCMAE`."""
     stages, layers = stages_of(model), network_layers(model)
     mean, std = statistics(model) or channel_statistics(size.stem[2])
@@ -52,6 +54,7 @@ def describe(model, size):
         mean=mean,
         std=std,
         drop_path_rate=float(stages[-1].drop_paths[-1]),
+        class_names=None if class_names is None else _checked_names(class_names, size.classes),
     )
 
 
@@ -130,10 +133,19 @@ def huggingface_config(network):
         "dtype": "float32",
     }
     if size.classes:
-        labels = _labels(size.classes)
+        labels = network.class_names or _labels(size.classes)
         config["id2label"] = {str(i): label for i, label in enumerate(labels)}
         config["label2id"] = {label: i for i, label in enumerate(labels)}
     return config
+
+
+def _checked_names(names, classes):
+    names = tuple(map(str, names))
+    if len(names) != classes or len(set(names)) != classes:
+        twice = next((name for name in names if names.count(name) > 1), None)
+        found = f"{twice!r} twice" if twice else f"{len(names)} names"
+        raise ValueError(f"class_names must be {classes or 'none: no head'}, each once. Received: {found}")
+    return names
 
 
 def _labels(classes):

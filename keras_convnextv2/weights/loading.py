@@ -10,8 +10,8 @@ from keras_convnextv2.layers.network import variables_of
 from keras_convnextv2.preprocessing import channel_statistics
 from keras_convnextv2.weights.channels import adapted_stem, how_adapted, statistics
 from keras_convnextv2.weights.hub import weights_file
-from keras_convnextv2.weights.matching import STEM, measure, pair_up, recognise
-from keras_convnextv2.weights.readers import Arrays, finite_or_raise, numbers_or_raise, open_arrays
+from keras_convnextv2.weights.matching import STEM, measure, open_recognised, pair_up
+from keras_convnextv2.weights.readers import Arrays, finite_or_raise, numbers_or_raise
 from keras_convnextv2.weights.rows import OWN, TRANSFORMS
 
 
@@ -26,6 +26,7 @@ class LoadReport:
         left_out: {name in the source: why it was not used}.
         untouched: {path of a variable: why it was left as it is}.
         adapted: {path of a variable that was set: what was done to it}; the stem, where the channels differ.
+        prefix: what a wrapper had put before every name of the source; it was taken off.
     """
 
     source: str
@@ -34,9 +35,12 @@ class LoadReport:
     left_out: dict
     untouched: dict
     adapted: dict = dataclasses.field(default_factory=dict)
+    prefix: str = ""
 
     def __repr__(self):
         lines = [f"{len(self.loaded)} variables set from {self.source!r}, format {self.format!r}"]
+        if self.prefix:
+            lines.append(f"  taken off every name: {self.prefix!r}")
         groups = {"adapted": self.adapted, "not used from it": self.left_out, "left as they are": self.untouched}
         for title, names in groups.items():
             for reason in dict.fromkeys(names.values()):
@@ -84,9 +88,9 @@ def load_weights(model, path, skip_head=False, *, ema=False, verbose=0):
     path = weights_file(path, size.name or str(size), None if skip_head else size.classes)
     source = str(path) if os.path.isfile(os.path.expanduser(given)) else f"{given} ({path})"
     where = repr(source)
-    with open_arrays(path, ema) as arrays:
-        table = recognise(arrays.shapes, where)
-        return _fill(model, table, arrays, where=where, source=source, skip_head=skip_head, verbose=verbose)
+    with open_recognised(path, ema, where) as (arrays, table, prefix):
+        report = _fill(model, table, arrays, where=where, source=source, skip_head=skip_head, verbose=verbose)
+        return dataclasses.replace(report, prefix=prefix)
 
 
 def apply_weights(model, weights):

@@ -1,14 +1,18 @@
 """Which array goes into which variable: recognise a file's format and pair its names with ours, strictly both ways."""
 
 import collections
+import contextlib
 import dataclasses
 import re
 
 import numpy as np
 
 from keras_convnextv2.sizes import SIZES
+from keras_convnextv2.weights.readers import open_arrays, without_prefix
 from keras_convnextv2.weights.rows import OWN, PARTS, READABLE, TRANSFORMS, part_of
 
+# What training code puts before every name: data parallel, torch.compile, a model inside of another module.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.")
 STEM = ("stem/conv/kernel", "stem/conv/bias")
 WIDE = ("norm/gamma", "norm/beta", "depthwise/bias", "project/bias", "project/kernel")  # of a block, C at the end
 SKIP_HEAD = "load_weights(model, path, skip_head=True) leaves the model's head at its initialisation"
@@ -62,12 +66,7 @@ def known_names(table, names):
 def recognise(shapes, where):
     """The format whose rows describe most arrays by name and rank; a single odd name does not hide it."""
 
-    def score(table):
-        known = known_names(table, shapes)
-        return sum(len(shapes[name]) in TRANSFORMS[row.transform].ranks for name, row, _ in known)
-
-    best = max(READABLE, key=score)
-    if 2 * score(best) < len(shapes) or not shapes:
+    if not _readable(shapes):
         raise ValueError(
             f"{where} is in no format that can be read ({', '.join(table.name for table in READABLE)}). "
             f"Received {len(shapes)} arrays: {some(shapes)}"
@@ -75,7 +74,38 @@ def recognise(shapes, where):
     empty = [name for name, shape in shapes.items() if 0 in shape]
     if empty:
         raise ValueError(f"{where} must hold whole arrays. Received: {empty[0]!r} of shape {tuple(shapes[empty[0]])}")
-    return best
+    return _best(shapes)[0]
+
+
+def _best(shapes):
+    """(the format that describes most arrays, how many)"""
+
+    def score(table):
+        known = known_names(table, shapes)
+        return sum(len(shapes[name]) in TRANSFORMS[row.transform].ranks for name, row, _ in known)
+
+    best = max(READABLE, key=score)
+    return best, score(best)
+
+
+def _readable(shapes):
+    return bool(shapes) and 2 * _best(shapes)[1] >= len(shapes)
+
+
+@contextlib.contextmanager
+def open_recognised(path, ema=False, where=None):
+    """(Arrays, Format, prefix) of a file; the prefix stood before all names and is no format's, "" for none."""
+    where = where or repr(str(path))
+    with open_arrays(path, ema) as arrays:
+        prefix = ""
+        # The names as they are first: some formats have such a prefix of their own.
+        while not _readable(arrays.shapes) and (wrapper := _wrapper(arrays.shapes)):
+            arrays, prefix = without_prefix(arrays, wrapper), prefix + wrapper
+        yield arrays, recognise(arrays.shapes, where), prefix
+
+
+def _wrapper(names):
+    return next((w for w in WRAPPERS if names and all(name.startswith(w) for name in names)), None)
 
 
 def measure(table, shapes):

@@ -13,12 +13,16 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-KINDS = ".safetensors, .pt, .pth, .bin, .weights.h5, .keras"
-TORCH = (".pt", ".pth", ".bin")
+KINDS = ".safetensors, .pt, .pth, .pth.tar, .ckpt, .bin, .weights.h5, .keras"
+TORCH = (".pt", ".pth", ".tar", ".ckpt", ".bin")
 CONTAINERS = ("model", "state_dict")  # where a training script puts the weights, beside optimizer and arguments
 NUMBERS = ("float16", "bfloat16", "float32", "float64")  # the types of arrays that are read
 SAFETENSORS_NUMBERS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-AVERAGES = ("model_ema", "state_dict_ema")  # and where the authors' and timm's put their moving average
+AVERAGES = (
+    "model_ema",
+    "state_dict_ema",
+    "ema_state_dict",
+)  # and where the authors' and timm's put their moving average
 MAPPED = 1 << 26  # bytes of a file that stay mapped: read pages count as memory of the process until it is closed
 
 
@@ -29,6 +33,12 @@ class Arrays:
     shapes: dict  # name: tuple
     types: dict  # name: str, one of NUMBERS or what is not read
     read: Callable  # name -> array of float32
+
+
+def without_prefix(arrays, prefix):
+    """The Arrays under names without a prefix that all of them have."""
+    shapes, types = ({name.removeprefix(prefix): x for name, x in d.items()} for d in (arrays.shapes, arrays.types))
+    return Arrays(shapes, types, lambda name: arrays.read(prefix + name))
 
 
 @contextlib.contextmanager
@@ -111,6 +121,8 @@ def _open_h5(path, content=None):
         found = {}
 
         def note(name, item):
+            if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+                raise ValueError(f"{str(path)!r} must hold its own numbers. Received: {name!r}, stored in another file")
             # a trained model's file holds its optimizer too; unsigned integers are the states of random seeds
             if isinstance(item, h5py.Dataset) and item.dtype.kind != "u" and not name.startswith("optimizer/"):
                 found[_NUMBERED.sub(r"\1_0/", name)] = item

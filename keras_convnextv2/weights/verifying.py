@@ -4,9 +4,8 @@ import keras
 import numpy as np
 
 from keras_convnextv2.layers.network import network_layers, network_of, stages_of, total_stride, variables_of
-from keras_convnextv2.weights.matching import pair_up, recognise
+from keras_convnextv2.weights.matching import open_recognised, pair_up
 from keras_convnextv2.weights.peers import answers
-from keras_convnextv2.weights.readers import open_arrays
 from keras_convnextv2.weights.rows import TRANSFORMS
 
 # Who reads a layout; nobody outside reads mmpretrain's here, the pre-training script's and Keras'. timm knows the
@@ -30,8 +29,7 @@ def compare_bits(model, path, ema=False):
         (name of the layout, a line that says what was compared, whether all are equal)
     """
     variables = variables_of(model)
-    with open_arrays(path, ema) as arrays:
-        table = recognise(arrays.shapes, repr(str(path)))
+    with open_recognised(path, ema) as (arrays, table, _):
         plan = pair_up(table, arrays.shapes, {p: tuple(v.shape) for p, v in variables.items()}, where=repr(str(path)))
         wrong = []
         for name, ours, transform in plan.pairs:

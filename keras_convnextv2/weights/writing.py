@@ -55,7 +55,7 @@ class SaveReport:
         return "\n".join(lines)
 
 
-def save_weights_as(model, path, format, *, verbose=0):
+def save_weights_as(model, path, format, *, class_names=None, verbose=0):
     """Write a model so that another library reads it, with the config files that this library expects.
 
     - "timm": a safetensors file for `timm.create_model("local-dir:FOLDER", pretrained=True)` or, by name,
@@ -77,6 +77,7 @@ def save_weights_as(model, path, format, *, verbose=0):
         path: a folder, which gets model.safetensors or model.pt; or a file, with the configs beside it. Hugging Face's
             file must be called model.safetensors.
         format: "timm", "huggingface" or "official".
+        class_names: of a classifier of one's own, in the order of its outputs; "huggingface" keeps them.
         verbose: 1 for a progress bar over the arrays.
     Returns:
         A `SaveReport`.
@@ -91,13 +92,15 @@ def save_weights_as(model, path, format, *, verbose=0):
     """
     if format not in ENDINGS:
         raise ValueError(f"format must be one of {', '.join(map(repr, ENDINGS))}. Received: {format!r}")
+    if class_names is not None and format != "huggingface":
+        raise ValueError(f"class_names are kept by 'huggingface' files. Received: format {format!r}")
     file = target(path, format)
     _check_config(file.with_name("config.json"), format)
     variables, front = _own_variables(model)
     size = measure(OWN, {path: tuple(v.shape) for path, v in variables.items()})
     table = layout(format, size, {part_of(path) for path in variables})
     wanted, left_out, added = _assign(table, size, variables, model.name)
-    network = describe(model, size)
+    network = describe(model, size, class_names)
     check_expressible(network, format)
     save = {".safetensors": _safetensors_writer}.get(file.suffix, _torch_writer)(file)
     arrays = _arrays(wanted, size, variables, verbose)

@@ -270,7 +270,7 @@ def test_a_fault_in_mid_write_leaves_what_was_there(small, tmp_path, monkeypatch
     monkeypatch.setattr(
         writing, "json", types.SimpleNamespace(dumps=full, loads=json.loads)
     )  # the weights are written by then
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="the disk is full, nothing was written: .*"):
         kc.save_weights_as(other, tmp_path, "huggingface")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -389,3 +389,17 @@ def test_missing_package_names_the_extra(small, tmp_path, monkeypatch, package, 
         patch.setitem(sys.modules, package, None)
         patch.delitem(sys.modules, f"{package}.numpy", raising=False)
         refused(small, tmp_path / "out", name, f'pip install "keras_convnextv2[{extra}]"', error=ImportError)
+
+
+def test_class_names_stand_in_the_config(tmp_path):
+    model, names = mini_network(), [f"kind {i}" for i in range(7)]
+    kc.save_weights_as(model, tmp_path / "named", "huggingface", class_names=names)
+    config = json.loads((tmp_path / "named" / "config.json").read_text())
+    assert config["id2label"] == {str(i): name for i, name in enumerate(names)}
+    assert config["label2id"] == {name: i for i, name in enumerate(names)}
+    for given, message in ((names[:6], "6 names"), ([*names[:6], "kind 0"], "'kind 0' twice")):
+        with pytest.raises(ValueError, match=f"class_names must be 7, each once. Received: {message}"):
+            kc.save_weights_as(model, tmp_path / "no", "huggingface", class_names=given)
+    with pytest.raises(ValueError, match="kept by 'huggingface' files. Received: format 'timm'"):
+        kc.save_weights_as(model, tmp_path / "no", "timm", class_names=names)
+    assert not (tmp_path / "no").exists()
