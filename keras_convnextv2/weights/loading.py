@@ -84,11 +84,18 @@ def load_weights(model, path, skip_head=False, *, ema=False, verbose=0):
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be a file, the name of a preset or hf:owner/name. Received: {path!r}")
+    return _from_file(model, path, bool(skip_head), ema=ema, verbose=verbose)
+
+
+def _from_file(model, path, skip_head, *, ema=False, verbose=0):
+    """`load_weights`; `skip_head` None leaves the model's head alone only where the file's does not fit."""
     given, size = str(path), measure(OWN, _shapes(model))
-    path = weights_file(path, size.name or str(size), None if skip_head else size.classes)
+    path = weights_file(path, size.name or str(size), size.classes if skip_head is False else None)
     source = str(path) if os.path.isfile(os.path.expanduser(given)) else f"{given} ({path})"
     where = repr(source)
     with open_recognised(path, ema, where) as (arrays, table, prefix):
+        if skip_head is None:
+            skip_head = measure(table, arrays.shapes).classes != size.classes
         report = _fill(model, table, arrays, where=where, source=source, skip_head=skip_head, verbose=verbose)
         return dataclasses.replace(report, prefix=prefix)
 
@@ -96,8 +103,8 @@ def load_weights(model, path, skip_head=False, *, ema=False, verbose=0):
 def apply_weights(model, weights):
     """The `weights` argument of the constructors: what `load_weights` takes, or a model whose encoder is taken over.
 
-    From a model the final norm comes along where it has one, and the head where it has as many classes; otherwise
-    they stay at their initialisation.
+    The final norm comes along where there is one, and the head where it has as many classes; otherwise they stay at
+    their initialisation.
 
     Args:
         model: the model to fill.
@@ -112,7 +119,7 @@ def apply_weights(model, weights):
         return _from_model(model, weights, where=f"model {weights.name!r}", source=weights.name, skip_head=skip_head)
     if not isinstance(weights, str | os.PathLike):
         raise TypeError(f"weights must be None, a path, the name of a preset, or a keras.Model. Received: {weights!r}")
-    return load_weights(model, weights)
+    return _from_file(model, weights, None)
 
 
 def _from_model(model, other, *, where, source, skip_head):

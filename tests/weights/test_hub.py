@@ -204,7 +204,7 @@ def test_a_repository_without_weights_names_both_files(hub):
 
 
 def test_another_head_is_refused_before_the_download(published):
-    call = lambda: network(classes=9, weights="imagenet")  # noqa: E731
+    call = lambda: kc.load_weights(network(classes=9), "imagenet")  # noqa: E731
     cure = "keras_convnextv2.load_weights(model, 'imagenet', skip_head=True)"
     said_in_one_line(ValueError, call, "a head of 5 classes, the model one of 9", cure)
     assert published.asked == []
