@@ -4,6 +4,7 @@
 which programs are compiled, apart.
 """
 
+import functools
 import os
 import statistics
 import time
@@ -38,12 +39,15 @@ def fitted(model):
 
 def works(images, labels):
     """{work: {contestant: function}}"""
+
+    def each(prepare, run):
+        prepared = {name: prepare(model) for name, model in models().items()}
+        return {name: functools.partial(run, model) for name, model in prepared.items()}
+
     return {
-        "model(x)": {name: lambda m=m: m(images) for name, m in models().items()},
-        "up to stage 1": {name: lambda m=cut(m): m(images) for name, m in models().items()},
-        "fit, un-jitted": {
-            name: lambda m=fitted(m): m.fit(images, labels, batch_size=2, verbose=0) for name, m in models().items()
-        },
+        "model(x)": each(lambda model: model, lambda model: model(images)),
+        "up to stage 1": each(cut, lambda model: model(images)),
+        "fit, un-jitted": each(fitted, lambda model: model.fit(images, labels, batch_size=2, verbose=0)),
     }
 
 
