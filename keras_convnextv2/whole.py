@@ -5,12 +5,14 @@ What a killed call left there is removed by the next one to the same destination
 
 import contextlib
 import errno
+import itertools
 import os
 import pathlib
 import re
 import shutil
 
-_LEFT = re.compile(r"\.(?P<pid>[0-9]+)\.(?P<kind>part|old)\.(?P<name>.+)")  # what stands beside a destination
+_LEFT = re.compile(r"\.(?P<pid>[0-9]+)-[0-9]+\.(?P<kind>part|old)\.(?P<name>.+)")  # what stands beside a destination
+_calls = itertools.count()  # two calls of one process, in threads, share no name
 
 
 def write_whole(writers):
@@ -41,8 +43,7 @@ def whole_folder(path, mark):
         OSError: the disk is full.
     """
     path = pathlib.Path(path).expanduser()
-    if path.exists() and not (path / mark).is_file() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"an export replaces an earlier one ({mark}) only. Received: {str(path)!r}, which is none")
+    check_replaceable(path, mark)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear(path)
     part, old = _beside(path, "part"), _beside(path, "old")
@@ -53,12 +54,21 @@ def whole_folder(path, mark):
             os.rename(path, old)
         os.rename(part, path)
     finally:
+        if old.exists() and not path.exists():  # interrupted between the two, or nothing was written
+            os.rename(old, path)
         for rest in (part, old):
             shutil.rmtree(rest, ignore_errors=True)
 
 
+def check_replaceable(path, mark):
+    """Raises where something else than an earlier export stands."""
+    path = pathlib.Path(path).expanduser()
+    if path.exists() and not (path / mark).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"an export replaces an earlier one ({mark}) only. Received: {str(path)!r}, which is none")
+
+
 def _beside(path, kind):
-    return path.with_name(f".{os.getpid()}.{kind}.{path.name}")
+    return path.with_name(f".{os.getpid()}-{next(_calls)}.{kind}.{path.name}")
 
 
 def _clear(path):
@@ -76,8 +86,8 @@ def _clear(path):
 
 
 def _running(pid):
-    if os.name != "posix" or pid == os.getpid():
-        return pid != os.getpid()  # Windows has no harmless way to ask
+    if os.name != "posix":
+        return True  # Windows has no harmless way to ask
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

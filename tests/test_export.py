@@ -87,9 +87,9 @@ def test_an_export_replaces_an_export_and_nothing_else(exported, tmp_path):
     model, folder, _ = exported
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.jpg").write_text("mine")
+    with pytest.raises(ValueError, match="an export replaces an earlier one .* only. Received: .*photos"):
+        kc.export_model(model, tmp_path / "photos", verbose=False)
     if keras.backend.backend() == "tensorflow":
-        with pytest.raises(ValueError, match="an export replaces an earlier one .* only. Received: .*photos"):
-            kc.export_model(model, tmp_path / "photos", verbose=False)
         kc.export_model(model, tmp_path / "saved", verbose=False)
         kc.export_model(model, tmp_path / "saved", verbose=False)
         assert {p.name for p in tmp_path.iterdir()} == {"photos", "saved"}
@@ -130,3 +130,23 @@ def test_predict_names_a_small_picture(tmp_path):
         )
     with pytest.raises(Exception, match="images must be at least 16 x 16"):
         model.predict(data, verbose=0)
+
+
+PARENT = """
+import sys, keras_convnextv2 as kc
+from keras_convnextv2.exports import process
+process.PROGRAM = process.PROGRAM.replace("import keras,", "print(os.getpid(), flush=True); threading.Event().wait()\\nimport keras,")
+process.subprocess.Popen = lambda *a, stdout=None, real=process.subprocess.Popen, **k: real(*a, **k)
+model = kc.ConvNeXtV2((1,), (4,), input_shape=(8, 8, 3))
+process.export_in_process(model, sys.argv[1], "tf_saved_model", "tensorflow")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the end of a process is seen by its pipe")
+def test_the_process_of_an_export_ends_with_its_parent(tmp_path):
+    command = [sys.executable, "-c", PARENT, str(tmp_path / "saved")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert int(parent.stdout.readline()) > 0  # the child has started, and waits for ever
+        parent.kill()
+        assert parent.stdout.read() == ""  # comes back when the child, which holds the pipe too, has ended
+    assert not list(tmp_path.iterdir())

@@ -63,7 +63,7 @@ def test_a_killed_call_leaves_the_old_folder_and_the_next_one_clears(tmp_path):
 def test_what_was_moved_away_by_a_killed_call_comes_back(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    away = tmp_path / f".{dead.pid}.old.served"
+    away = tmp_path / f".{dead.pid}-0.old.served"
     away.mkdir()
     (away / MARK).write_text("old")
     with pytest.raises(RuntimeError, match="on the way"), whole_folder(tmp_path / "served", MARK):
@@ -72,7 +72,7 @@ def test_what_was_moved_away_by_a_killed_call_comes_back(tmp_path):
 
 
 def test_files_of_a_running_process_stay(tmp_path):
-    running = tmp_path / f".{os.getppid()}.part.model.pt"
+    running = tmp_path / f".{os.getppid()}-0.part.model.pt"
     running.write_text("half")
     write_whole({tmp_path / "model.pt": lambda part: part.write_text("whole")})
     assert running.exists() and (tmp_path / "model.pt").read_text() == "whole"
@@ -106,3 +106,29 @@ def test_another_folder_is_not_replaced(tmp_path):
     with pytest.raises(ValueError, match="an export replaces an earlier one"), whole_folder(tmp_path / "photos", MARK):
         pass
     assert content(tmp_path) == {"photos/one.jpg": "mine"}
+
+
+def test_an_interruption_at_any_point_leaves_the_old_folder(tmp_path, monkeypatch):
+    put(tmp_path / "served", "old")
+    with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "served", MARK):
+        pass  # a writer that wrote nothing
+    assert content(tmp_path) == {f"served/{MARK}": "old"}
+    rename = os.rename
+
+    def interrupted(source, destination):
+        if pathlib.Path(destination).name == "served" and ".part." in pathlib.Path(source).name:
+            raise KeyboardInterrupt
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        put(tmp_path / "served", "new")
+    assert content(tmp_path) == {f"served/{MARK}": "old"}
+
+
+def test_two_calls_of_one_process_do_not_meet(tmp_path):
+    with whole_folder(tmp_path / "served", MARK) as first:
+        first.mkdir()
+        put(tmp_path / "served", "inner")
+        (first / MARK).write_text("outer")
+    assert content(tmp_path) == {f"served/{MARK}": "outer"}

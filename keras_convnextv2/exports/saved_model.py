@@ -8,7 +8,7 @@ import keras
 
 from keras_convnextv2 import kernels
 from keras_convnextv2.exports.process import export_in_process
-from keras_convnextv2.whole import whole_folder
+from keras_convnextv2.whole import check_replaceable, whole_folder
 
 MARK = "saved_model.pb"
 NUMBERS = ("float32", "uint8", "float16", "bfloat16", "float64", "int8", "int16", "uint16", "int32", "int64")
@@ -16,6 +16,7 @@ NUMBERS = ("float32", "uint8", "float16", "bfloat16", "float64", "int8", "int16"
 
 def write_saved_model(model, path, verbose):
     """The format "tf_saved_model" of `export_model`."""
+    check_replaceable(path, MARK)
     here = keras.backend.backend() == "tensorflow"
     if importlib.util.find_spec("tensorflow") is None:
         raise ImportError('a SavedModel needs TensorFlow. Install it: pip install "keras_convnextv2[tensorflow]"')
