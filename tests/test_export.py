@@ -135,7 +135,8 @@ def test_predict_names_a_small_picture(tmp_path):
 PARENT = """
 import sys, keras_convnextv2 as kc
 from keras_convnextv2.exports import process
-process.PROGRAM = process.PROGRAM.replace("import keras,", "print(os.getpid(), flush=True); threading.Event().wait()\\nimport keras,")
+wait = "print(os.getpid(), flush=True); threading.Event().wait()"
+process.PROGRAM = process.PROGRAM.replace("import keras,", wait + "; import keras,")
 process.subprocess.Popen = lambda *a, stdout=None, real=process.subprocess.Popen, **k: real(*a, **k)
 model = kc.ConvNeXtV2((1,), (4,), input_shape=(8, 8, 3))
 process.export_in_process(model, sys.argv[1], "tf_saved_model", "tensorflow")
