@@ -137,8 +137,8 @@ class ConvNeXtV2Network(keras.Model):
     nor in a clone.
     """
 
-    def __init__(self, inputs, outputs, name=None, **kwargs):  # as Keras' own functional model: `clone_model` asks
-        super().__init__(inputs, outputs, name=name, **kwargs)
+    def __init__(self, *args, **kwargs):  # with these Keras 3.12 and newer save and clone it as a functional model
+        super().__init__(*args, **kwargs)
         self.dtype_policy = stages_of(self)[0].dtype_policy
         self.autocast = False  # pictures stay whole until the preprocessing has subtracted their mean
 
