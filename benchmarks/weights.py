@@ -47,7 +47,7 @@ def reading(path):
 
     shapes = {name: array.shape for name, array in load_file(path).items()}
     table = recognise(shapes, path)
-    forward = {name: TRANSFORMS[row.transform].forward for name, _, row in expand(table, measure(table, shapes))}
+    forward = {p.theirs: TRANSFORMS[p.transform].forward for p in expand(table, measure(table, shapes))}
     return lambda: {name: forward[name](array).copy(order="C") for name, array in load_file(path).items()}
 
 

@@ -9,7 +9,7 @@ import keras
 from keras_convnextv2.layers import LayerNorm, Preprocessing, Stage, Stem
 from keras_convnextv2.layers.composite import plain
 from keras_convnextv2.layers.initial import InitialNormal, drawing
-from keras_convnextv2.layers.network import network_layers, stages_of
+from keras_convnextv2.layers.network import network_layers, prefix_of, stages_of
 from keras_convnextv2.layers.stage import check_size
 from keras_convnextv2.sizes import DEFAULT_SIDE, SIZES
 from keras_convnextv2.weights import apply_weights
@@ -182,10 +182,10 @@ def pyramid(model, norm=False):
         Px (B, H / s, W / s, dims) with s = 4, 8, 16, 32 for a stem patch of 4. The names keep counting from P2 for
         other stems.
     """
-    maps = {}
+    maps, prefix = {}, prefix_of(network_layers(model)["stem"])
     for s, stage in enumerate(stages_of(model)):
         x = stage.output
-        maps[f"P{s + 2}"] = LayerNorm(dtype=stage.dtype_policy, name=f"norm_{s}")(x) if norm else x
+        maps[f"P{s + 2}"] = LayerNorm(dtype=stage.dtype_policy, name=f"{prefix}norm_{s}")(x) if norm else x
     return keras.Model(model.input, maps, name=f"{model.name}_pyramid")
 
 

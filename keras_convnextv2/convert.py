@@ -20,7 +20,7 @@ from keras_convnextv2.layers.network import network_of
 from keras_convnextv2.sizes import DEFAULT_SIDE
 from keras_convnextv2.weights.hub import HUB, weights_file
 from keras_convnextv2.weights.loading import load_weights
-from keras_convnextv2.weights.matching import known_names, measure, open_recognised
+from keras_convnextv2.weights.matching import known_names, measure, open_recognised, parts_in
 from keras_convnextv2.weights.presets import list_presets
 from keras_convnextv2.weights.rows import OWN, TABLES
 from keras_convnextv2.weights.verifying import compare_answers, compare_bits
@@ -55,8 +55,8 @@ def _convert(source, out, form, ema, verify):
     path = weights_file(source)
     if file.exists() and os.path.samefile(path, file):
         raise ValueError(f"IN and OUT must be two files. Received: {source!r} and {out!r}")
-    with open_recognised(path, ema) as (arrays, table, _):
-        shapes = arrays.shapes
+    with open_recognised(path, ema) as found:
+        table, shapes = found.table, found.arrays.shapes
     if path.suffix == ".keras":
         model = _saved_model(path)
     else:
@@ -98,7 +98,7 @@ def _saved_model(path):
 
 def _network(table, shapes, path, source):
     """The model that a file is of; its weights are still to be loaded."""
-    size, parts = measure(table, shapes), {row.part for _, row, _ in known_names(table, shapes)}
+    size, parts = measure(table, shapes), parts_in(table, shapes)
     if not size.depths or 0 in size.depths or None in size.dims:
         raise ValueError(f"{str(path)!r} must hold a whole network. Received: one of {size}")
     preset = _preset(source)

@@ -4,12 +4,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_convnextv2.layers import Decoder, MaskedMap, Visible, cut_patches, join_patches
+from keras_convnextv2.layers import Decoder, MaskedMap, Preprocessing, Visible, cut_patches, join_patches
 from keras_convnextv2.layers.composite import apply_settings, plain, settings_of
 from keras_convnextv2.layers.network import entry, layers_in_front, network_layers, stages_of, total_stride
 
 # What may stand between the pictures and the network: layers that treat each pixel alone and learn nothing.
-PER_PIXEL = (keras.layers.Rescaling, keras.layers.Normalization, keras.layers.Activation, keras.layers.Identity)
+PER_PIXEL = (
+    keras.layers.Rescaling,
+    keras.layers.Normalization,
+    keras.layers.Identity,
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.Activation,  # with a function of Keras: they mix channels at most
+    Preprocessing,
+)
 TARGET_EPSILON = 1e-6  # inside the root of a patch's deviation (reference models/fcmae.py:175)
 
 
@@ -265,7 +273,7 @@ class FCMAE(keras.Model):
 def _in_front(backbone):
     """What layers in front of the network do to pictures, or None; it is no layer, which the FCMAE would save twice."""
     layers = layers_in_front(backbone)
-    unfit = [layer for layer in layers if not isinstance(layer, PER_PIXEL)]
+    unfit = [layer for layer in layers if not _is_per_pixel(layer)]
     if unfit or len(backbone.inputs) != 1:
         names = ", ".join(kind.__name__ for kind in PER_PIXEL)
         found = f"{type(unfit[0]).__name__} {unfit[0].name!r}" if unfit else f"{len(backbone.inputs)} inputs"
@@ -274,6 +282,12 @@ def _in_front(backbone):
             f"on one input. Received: {found}."
         )
     return keras.Model(backbone.input, entry(backbone)).call if layers else None
+
+
+def _is_per_pixel(layer):
+    function = getattr(layer, "activation", None)
+    known = function is None or getattr(keras.activations, getattr(function, "__name__", ""), None) is function
+    return isinstance(layer, PER_PIXEL) and known
 
 
 def check_visible(visible, images, grid):

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_convnextv2 as kc
+from keras_convnextv2.layers import Preprocessing
 from keras_convnextv2.layers.network import network_layers, variables_of
 
 to_numpy = ops.convert_to_numpy
@@ -105,7 +106,44 @@ def test_fcmae_runs_what_stands_in_front(tmp_path):
     )
 
 
-@pytest.mark.parametrize("front, message", [(mixed, "Received: Conv2D 'mix'"), (joined, "Received: Concatenate")])
+def shifted(x):
+    """No function of a single pixel."""
+    return ops.roll(x, 1, axis=1)
+
+
+def activated(function):
+    images = keras.Input((16, 24, 3))
+    return images, keras.layers.Activation(function, name="act")(images)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.ReLU(),
+        keras.layers.LeakyReLU(),
+        keras.layers.Activation("tanh"),
+        keras.layers.Activation("softmax"),  # over colours
+        Preprocessing(),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_fcmae_runs_functions_of_a_pixel(layer):
+    images = keras.Input((16, 24, 3))
+    fcmae = kc.FCMAE(mini(include_top=False, input_tensor=layer(images)), decoder_dim=8)
+    expected = kc.FCMAE(mini(include_top=False, weights=fcmae.backbone), decoder_dim=8)
+    visible = np.array([[0, 3], [2, 5]], "int32")
+    given, wanted = fcmae.encode(pictures(), visible), expected.encode(layer(pictures()), visible)
+    np.testing.assert_allclose(to_numpy(given), to_numpy(wanted), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "front, message",
+    [
+        (mixed, "Received: Conv2D 'mix'"),
+        (joined, "Received: Concatenate"),
+        (lambda: activated(shifted), "Received: Activation 'act'"),
+    ],
+)
 def test_fcmae_refuses_what_it_cannot_run(front, message):
     with pytest.raises(ValueError, match=message):
         kc.FCMAE(mini(include_top=False, input_tensor=front()[1]))

@@ -6,6 +6,8 @@ import re
 import keras
 from keras import ops
 
+from keras_convnextv2.layers.network import variables_of
+
 LADDERS = ("single", "group")
 GROUPS = 12  # the group ladder has twelve groups whatever the depth, with three blocks of stage 2 in each
 
@@ -92,6 +94,14 @@ def matched(rules, paths):
                 f"({len(bad)} of {len(paths)} weights). Add a row to the table, or make its pattern narrower."
             )
     return [hits[path][0][1:] for path in paths]
+
+
+def addressed(rules, model):
+    """A table in public paths as one in the paths that Keras gave this model's variables, a row for each."""
+    public = {id(v): path for path, v in variables_of(model).items()}
+    paths = {v.path: public.get(id(v), v.path) for v in model.trainable_variables}
+    rows = zip(paths, matched(rules, list(paths.values())), strict=True)
+    return tuple((re.escape(path), *row) for path, row in rows)
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")

@@ -10,7 +10,7 @@ from training.checkpoints import Checkpoints
 from training.data import as_numpy, evaluation_batches, iterate, training_batches
 from training.logs import Log, duration
 from training.loop import Plan, train
-from training.optimizers import AdamW
+from training.optimizers import AdamW, addressed
 from training.steps import make_step
 
 
@@ -57,7 +57,7 @@ class Session:
     def _new_step(self):
         config = self.config
         adamw = {"weight_decay": config.weight_decay, "beta_1": config.beta_1, "beta_2": config.beta_2}
-        optimizer = AdamW(config.peak_lr, **adamw, epsilon=config.epsilon, rules=self.rules)
+        optimizer = AdamW(config.peak_lr, **adamw, epsilon=config.epsilon, rules=addressed(self.rules, self.model))
         options = {"accumulation": config.accumulation, "clip_norm": config.clip_norm, "jit": config.jit}
         return make_step(self.model, optimizer, self.sample_losses, ema_decay=self.ema, **options)
 

@@ -29,10 +29,15 @@ def network_layers(model):
             f"a model with one network is needed, made by ConvNeXtV2. Received: {getattr(model, 'name', model)!r}, "
             f"with {len(stems)} of them."
         )
-    prefix = stems[0].name.removesuffix("stem")
+    prefix = prefix_of(stems[0])
     named = {layer.name.removeprefix(prefix): layer for layer in layers if layer.name.startswith(prefix)}
     norms = {f"norm_{s}" for s in range(sum(isinstance(layer, Stage) for layer in layers))}
     return {name: x for name, x in named.items() if name in SINGLE or isinstance(x, Stage) or name in norms}
+
+
+def prefix_of(stem):
+    """What stands before the names of a network's layers: "" or its name and an underscore."""
+    return stem.name.removesuffix("stem")
 
 
 def variables_of(model):

@@ -53,10 +53,12 @@ def load_weights(model, path, skip_head=False, *, ema=False, verbose=0):
     """Fill a model from a file, completely or not at all.
 
     The layout is recognised from the names in the file: the authors' fine-tuned and FCMAE files, their pre-training
-    script's, timm's, Hugging Face's and mmpretrain's, as .safetensors or as torch files (.pt, .pth, .bin); and
-    Keras' own .weights.h5 and .keras. Every array must find its variable and every variable its array. Only whole
-    parts may be missing on one side: a final norm, head or decoder that the model lacks is left out, and a file from
-    pre-training, which has no norm and no head, leaves the model's alone. The report names them.
+    script's, timm's, Hugging Face's, mmpretrain's, mmdetection's and mmsegmentation's, as .safetensors or as torch
+    files (.pt, .pth, .bin); and Keras' own .weights.h5 and .keras. Every array must find its variable and every
+    variable its array. Only whole parts may be missing on one side: a final norm, head or decoder that the model lacks
+    is left out, and so is the norm behind each stage that detectors and segmenters have (`pyramid(model, norm=True)`
+    takes them) and their other parts; a file from pre-training, which has no norm and no head, leaves the model's
+    alone. The report names them.
 
     The stem is adapted to a model of other channels, with a warning: to one, its kernel is the sum over the file's
     channels, so that a grey picture gives what its three equal channels gave; to several, the file's channels repeated
@@ -93,11 +95,13 @@ def _from_file(model, path, skip_head, *, ema=False, verbose=0):
     path = weights_file(path, size.name or str(size), size.classes if skip_head is False else None)
     source = str(path) if os.path.isfile(os.path.expanduser(given)) else f"{given} ({path})"
     where = repr(source)
-    with open_recognised(path, ema, where) as (arrays, table, prefix):
+    with open_recognised(path, ema, where) as found:
+        table, arrays = found.table, found.arrays
         if skip_head is None:
             skip_head = measure(table, arrays.shapes).classes != size.classes
         report = _fill(model, table, arrays, where=where, source=source, skip_head=skip_head, verbose=verbose)
-        return dataclasses.replace(report, prefix=prefix)
+        left_out = report.left_out | dict.fromkeys(found.beside, "a detector's or segmenter's, beside the network")
+        return dataclasses.replace(report, prefix=found.prefix, left_out=left_out)
 
 
 def apply_weights(model, weights):
@@ -131,31 +135,32 @@ def _from_model(model, other, *, where, source, skip_head):
 
 def _fill(model, table, arrays, *, where, source, skip_head, verbose=0, theirs=None):
     variables = _variables(model)
-    plan = pair_up(table, arrays.shapes, _shapes(model), where=where, skip_head=skip_head)
-    names = [name for name, _, _ in plan.pairs]
+    pairing = pair_up(table, arrays.shapes, _shapes(model), where=where, skip_head=skip_head)
+    names = [pair.theirs for pair in pairing.pairs]
     numbers_or_raise(arrays, names, where)
     finite_or_raise(arrays, names, where)
-    stem, adapted = _other_stem(model, plan, arrays, where, theirs)
-    bar = keras.utils.Progbar(len(plan.pairs), verbose=verbose, unit_name="array")
-    for name, path, transform in plan.pairs:
-        value = stem[path] if path in stem else TRANSFORMS[transform].forward(arrays.read(name))
+    stem, adapted = _other_stem(model, pairing, arrays, where, theirs)
+    bar = keras.utils.Progbar(len(pairing.pairs), verbose=verbose, unit_name="array")
+    for pair in pairing.pairs:
+        value = stem[pair.ours] if pair.ours in stem else TRANSFORMS[pair.transform].forward(arrays.read(pair.theirs))
         # A backend copies what is transposed, in one go. Else it may keep the array itself, a view of the file.
-        variables[path].assign(value.copy() if value.flags.c_contiguous else value)
+        variables[pair.ours].assign(value.copy() if value.flags.c_contiguous else value)
         bar.add(1)
-    loaded = tuple(path for _, path, _ in plan.pairs)
-    return LoadReport(source, table.name, loaded, plan.left_out, plan.untouched, adapted)
+    loaded = tuple(pair.ours for pair in pairing.pairs)
+    return LoadReport(source, table.name, loaded, pairing.left_out, pairing.untouched, adapted)
 
 
-def _other_stem(model, plan, arrays, where, theirs):
+def _other_stem(model, pairing, arrays, where, theirs):
     """({path: value}, {path: how it was made}) of a stem whose channels are not the file's, else two empty dicts."""
-    before, after = plan.channels
+    before, after = pairing.channels
     if before == after:
         return {}, {}
-    read = {path: TRANSFORMS[form].forward(arrays.read(name)) for name, path, form in plan.pairs if path in STEM}
+    stem = [pair for pair in pairing.pairs if pair.ours in STEM]
+    read = {pair.ours: TRANSFORMS[pair.transform].forward(arrays.read(pair.theirs)) for pair in stem}
     ours = statistics(model)
     values = adapted_stem(*(read[path] for path in STEM), after, theirs or channel_statistics(before), ours)
     how = how_adapted(before, after, folded=ours is not None)
-    decoder = plan.untouched.get("decoder/mask_token")
+    decoder = pairing.untouched.get("decoder/mask_token")
     warnings.warn(
         f"{where} has a stem for {before} channels, the model one for {after}: the kernel is made from {how}"
         + (f"; the model's decoder is left as it is: {decoder}" if decoder else ""),

@@ -8,13 +8,14 @@ import re
 import numpy as np
 
 from keras_convnextv2.sizes import SIZES
-from keras_convnextv2.weights.readers import open_arrays, without_prefix
-from keras_convnextv2.weights.rows import OWN, PARTS, READABLE, TRANSFORMS, part_of
+from keras_convnextv2.weights.readers import Arrays, of_names, open_arrays, without_prefix
+from keras_convnextv2.weights.rows import ENCODER, OTHER_HEADS, OWN, READABLE, TRANSFORMS, Format, part_name, part_of
 
 # What training code puts before every name: data parallel, torch.compile, a model inside of another module.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.")
 STEM = ("stem/conv/kernel", "stem/conv/bias")
 WIDE = ("norm/gamma", "norm/beta", "depthwise/bias", "project/bias", "project/kernel")  # of a block, C at the end
+BOUND = (ENCODER, "norm", "head")  # parts that a model keeps for a reason only: `_excused` gives it
 SKIP_HEAD = "load_weights(model, path, skip_head=True) leaves the model's head at its initialisation"
 
 
@@ -39,8 +40,8 @@ class Size:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """(their name, our path, transform) of everything to set; what is left out or left alone, with the reason.
+class Pairing:
+    """The Pairs of everything to set; what is left out or left alone, with the reason.
 
     `channels` are those of the two stems, the file's and the model's.
     """
@@ -58,7 +59,10 @@ def known_names(table, names):
     for name in names:
         for row, pattern in rows:
             if match := pattern.fullmatch(name):
-                found.append((name, row, {key: int(value) for key, value in match.groupdict().items()}))
+                index = {key: int(value) for key, value in match.groupdict().items()}
+                if "n" in index:
+                    index["s"] = index.pop("n") - 1
+                found.append((name, row, index))
                 break
     return found
 
@@ -92,16 +96,36 @@ def _readable(shapes):
     return bool(shapes) and 2 * _best(shapes)[1] >= len(shapes)
 
 
+@dataclasses.dataclass(frozen=True)
+class Recognised:
+    """The arrays of a network in a file, and the format of their names.
+
+    `prefix` stood before all of them and is no format's, "" for none; `beside` are names of a detector's or segmenter's
+    neck and heads.
+    """
+
+    arrays: Arrays
+    table: Format
+    prefix: str
+    beside: tuple
+
+
 @contextlib.contextmanager
 def open_recognised(path, ema=False, where=None):
-    """(Arrays, Format, prefix) of a file; the prefix stood before all names and is no format's, "" for none."""
+    """What a file holds, as Recognised; it stays open inside the `with`."""
     where = where or repr(str(path))
     with open_arrays(path, ema) as arrays:
-        prefix = ""
-        # The names as they are first: some formats have such a prefix of their own.
-        while not _readable(arrays.shapes) and (wrapper := _wrapper(arrays.shapes)):
+        prefix, beside = "", ()
+        while True:
+            heads = tuple(prefix + name for name in arrays.shapes if name.startswith(OTHER_HEADS))
+            if 0 < len(heads) < len(arrays.shapes):
+                arrays = of_names(arrays, [name for name in arrays.shapes if prefix + name not in heads])
+                beside += heads
+            # The names as they are first: some formats have such a prefix of their own.
+            if _readable(arrays.shapes) or not (wrapper := _wrapper(arrays.shapes)):
+                break
             arrays, prefix = without_prefix(arrays, wrapper), prefix + wrapper
-        yield arrays, recognise(arrays.shapes, where), prefix
+        yield Recognised(arrays, recognise(arrays.shapes, where), prefix, beside)
 
 
 def _wrapper(names):
@@ -139,21 +163,22 @@ def measure(table, shapes):
 
 
 def expand(table, size):
-    """[(their name, our path, row)] of a whole network of that size."""
+    """The Pairs of a whole network of that size."""
     stages = range(len(size.depths))
     runs = {
         "once": [{}],
+        "stage": [{"s": s} for s in stages],
         "down": [{"s": s} for s in stages[1:]],
         "block": [{"s": s, "b": b} for s in stages for b in range(size.depths[s])],
         "decoder": [{"b": b} for b in range(size.decoder_depth)],
     }
-    return [(row.theirs.format(**i), row.ours.format(**i), row) for row in table.rows for i in runs[row.each]]
+    return [row.pair(**index) for row in table.rows for index in runs[row.each]]
 
 
 def pair_up(table, theirs, ours, *, where, skip_head=False):
-    """A Plan from two {name: shape}, the file's and the model's.
+    """The Pairing of two {name: shape}, the file's and the model's.
 
-    Every array is used and every variable set exactly once, apart from whole parts (norm, head, decoder) that one
+    Every array is used and every variable set exactly once, apart from whole parts (norms, head, decoder) that one
     side does not have; and a decoder, which predicts pixels, is left alone where the stems differ in their channels.
     Raises one line otherwise.
     """
@@ -161,26 +186,26 @@ def pair_up(table, theirs, ours, *, where, skip_head=False):
     _check_size(have, want, where)
     if not skip_head and have.classes and want.classes and have.classes != want.classes:
         raise ValueError(f"{where} has a head of {have.classes} classes, the model one of {want.classes}: {SKIP_HEAD}")
-    parts = {side: _parts(table_, names) for side, table_, names in (("file", table, theirs), ("model", OWN, ours))}
+    in_file, in_model = parts_in(table, theirs), parts_in(OWN, ours)
     channels = tuple(size.stem and size.stem[2] for size in (have, want))
-    surplus, lacking = _excused(parts["file"], parts["model"], want, where, skip_head, channels)
+    surplus, lacking = _excused(in_file, in_model, want, where, skip_head, channels)
     if "decoder" not in surplus:
         _check_decoder(have, want, where)
     depth = have.decoder_depth if "decoder" in surplus else want.decoder_depth
     wanted = expand(table, dataclasses.replace(want, decoder_depth=depth))
-    expected = [w for w in wanted if w[2].part in parts["file"] or (w[2].part in parts["model"] - set(lacking))]
-    pairs = [w for w in expected if w[2].part not in surplus]
+    expected = [pair for pair in wanted if pair.part in in_file | in_model - set(lacking)]
+    pairs = [pair for pair in expected if pair.part not in surplus]
     untouched = {path: lacking[part] for path in ours if (part := part_of(path)) in lacking}
-    _check_names(where, theirs, [their for their, _, _ in expected])
-    _check_names("the model", [path for path in ours if path not in untouched], [path for _, path, _ in pairs])
-    plan = Plan(
-        pairs=tuple((their, path, row.transform) for their, path, row in pairs),
-        left_out={their: surplus[row.part] for their, _, row in expected if row.part in surplus},
+    _check_names(where, theirs, [pair.theirs for pair in expected])
+    _check_names("the model", [path for path in ours if path not in untouched], [pair.ours for pair in pairs])
+    pairing = Pairing(
+        pairs=tuple(pairs),
+        left_out={pair.theirs: surplus[pair.part] for pair in expected if pair.part in surplus},
         untouched=untouched,
         channels=channels,
     )
-    _check_shapes(plan, theirs, ours, where)
-    return plan
+    _check_shapes(pairing, theirs, ours, where)
+    return pairing
 
 
 def _check_size(have, want, where):
@@ -204,13 +229,14 @@ def _check_decoder(have, want, where):
             )
 
 
-def _parts(table, names):
-    return {row.part for _, row, _ in known_names(table, names)}
+def parts_in(table, names):
+    """The parts of a network that the names describe."""
+    return {row.pair(**index).part for _, row, index in known_names(table, names)}
 
 
 def _excused(file, model, want, where, skip_head, channels):
     """({part of the file to leave out: reason}, {part of the model to leave alone: reason})."""
-    surplus = {part: f"the model has no {PARTS[part]}" for part in PARTS if part in file - model}
+    surplus = {part: f"the model has no {part_name(part)}" for part in file - model - {ENCODER}}
     lacking = {}
     if skip_head and "head" in model:
         lacking["head"] = "skip_head=True"
@@ -221,8 +247,7 @@ def _excused(file, model, want, where, skip_head, channels):
             "the file is from pre-training and has none" if "decoder" in file else "the file has neither norm nor head"
         )
         lacking |= dict.fromkeys(model & {"norm", "head"}, reason)
-    if "decoder" in model - file:
-        lacking["decoder"] = "new: the file has no decoder"
+    lacking |= {part: f"new: the file has no {part_name(part)}" for part in model - file if part not in BOUND}
     if "decoder" in model & file and None not in channels and channels[0] != channels[1]:
         reason = f"a decoder predicts pixels, of {channels[0]} channels in the file and {channels[1]} in the model"
         lacking["decoder"] = surplus["decoder"] = reason
@@ -248,16 +273,16 @@ def shape_after(transform, shape):
         return None
 
 
-def _check_shapes(plan, theirs, ours, where):
-    for name, path, transform in plan.pairs:
-        fits = len(theirs[name]) in TRANSFORMS[transform].ranks
-        shape = shape_after(transform, theirs[name])
-        if shape and path == STEM[0]:
-            shape = (*shape[:2], plan.channels[1], *shape[3:])  # the loader brings it to the model's channels
-        if not fits or shape != tuple(ours[path]):
+def _check_shapes(pairing, theirs, ours, where):
+    for pair in pairing.pairs:
+        given, wanted = tuple(theirs[pair.theirs]), tuple(ours[pair.ours])
+        fits = len(given) in TRANSFORMS[pair.transform].ranks
+        shape = shape_after(pair.transform, given)
+        if shape and pair.ours == STEM[0]:
+            shape = (*shape[:2], pairing.channels[1], *shape[3:])  # the loader brings it to the model's channels
+        if not fits or shape != wanted:
             raise ValueError(
-                f"{where} does not fit: {name!r} has shape {tuple(theirs[name])}, "
-                f"which does not give {path} {tuple(ours[path])}"
+                f"{where} does not fit: {pair.theirs!r} has shape {given}, which does not give {pair.ours} {wanted}"
             )
 
 

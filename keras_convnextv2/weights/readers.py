@@ -41,6 +41,11 @@ def without_prefix(arrays, prefix):
     return Arrays(shapes, types, lambda name: arrays.read(prefix + name))
 
 
+def of_names(arrays, names):
+    """The Arrays of these names alone."""
+    return Arrays({n: arrays.shapes[n] for n in names}, {n: arrays.types[n] for n in names}, arrays.read)
+
+
 @contextlib.contextmanager
 def open_arrays(path, ema=False):
     """The Arrays of a file by its ending, with `ema` its moving average; it stays open inside the `with`."""
@@ -172,7 +177,7 @@ def _torch_type(tensor):
 
 
 _OPENERS = {".safetensors": _open_safetensors, ".keras": _open_keras, ".h5": _open_h5}
-_NUMBERED = re.compile(r"\b(stage|conv_ne_xt_v2_block)/")  # Keras numbers what is alike, but not the first
+_NUMBERED = re.compile(r"\b(stage|conv_ne_xt_v2_block|layer_norm)/")  # Keras numbers what is alike, but not the first
 
 
 def _state_dict(content, path, ema):

@@ -59,9 +59,27 @@ TRANSFORMS = {  # theirs -> ours, ours -> theirs
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One kind of parameter; `each` says what {s} (stage) and {b} (block) run over."""
+    """One kind of parameter; `each` says what {s} (stage), {n} (stage counted from 1) and {b} (block) run over."""
 
-    each: str  # "once", "down" (s from 1), "block" (s, b), "decoder" (b)
+    each: str  # "once", "stage" (s), "down" (s from 1), "block" (s, b), "decoder" (b)
+    theirs: str
+    ours: str
+    transform: str
+
+    def pair(self, **index):
+        """The Pair of one stage and block."""
+        index["n"] = index.get("s", 0) + 1
+        return Pair(self.theirs.format(**index), self.ours.format(**index), self.transform)
+
+    def pattern(self):
+        """A regular expression for `theirs` with the groups s, n and b."""
+        return re.sub(r"\\\{([snb])\\\}", r"(?P<\1>[0-9]+)", re.escape(self.theirs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """An array of a file and the variable of ours that it belongs to."""
+
     theirs: str
     ours: str
     transform: str
@@ -69,10 +87,6 @@ class Row:
     @property
     def part(self):
         return part_of(self.ours)
-
-    def pattern(self):
-        """A regular expression for `theirs` with the groups s and b."""
-        return re.sub(r"\\\{([sb])\\\}", r"(?P<\1>[0-9]+)", re.escape(self.theirs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,14 +98,24 @@ class Format:
     rows: tuple
 
 
-# What a file or a model may do without, as a whole. Everything else is "encoder" and must pair up.
+ENCODER = "encoder"
+# What a file or a model may do without, as a whole; so may the norm behind a stage, norm_0, norm_1 ... of a pyramid.
+# Everything else is the encoder and must pair up.
 PARTS = {"norm": "final norm", "head": "classifier head", "decoder": "FCMAE decoder"}
+_STAGE_NORM = re.compile("norm_([0-9]+)")
+# Beside the network in files of detectors and segmenters (mmdetection, mmsegmentation, transformers).
+OTHER_HEADS = ("neck.", "rpn_head.", "roi_head.", "bbox_head.", "mask_head.", "decode_head.", "auxiliary_head.")
 
 
 def part_of(path):
-    """Which part a variable of ours belongs to: a key of PARTS, or "encoder"."""
+    """Which part a variable of ours belongs to: a key of PARTS, "norm_0" ..., or the encoder."""
     first = path.split("/")[0]
-    return first if first in PARTS else "encoder"
+    return first if first in PARTS or _STAGE_NORM.fullmatch(first) else ENCODER
+
+
+def part_name(part):
+    """A part in words."""
+    return PARTS.get(part) or f"norm behind stage {_STAGE_NORM.fullmatch(part)[1]}"
 
 
 def _weight(each, theirs, ours, transform):
@@ -117,6 +141,7 @@ def _grn(each, theirs, ours, names, transform):
 
 BLOCK = "stage_{s}/block_{b}"
 DOWN = "stage_{s}/downsample"
+STAGE_NORM = "norm_{s}"
 
 
 def _official(grn):
@@ -152,6 +177,14 @@ def _timm(pointwise):
 
 
 def _huggingface(prefix):
+    return (
+        *_huggingface_encoder(prefix),
+        *_norm("once", f"{prefix}layernorm", "norm"),
+        *_weight("once", "classifier", "head", "dense"),
+    )
+
+
+def _huggingface_encoder(prefix):
     layer = f"{prefix}encoder.stages.{{s}}.layers.{{b}}"
     down = f"{prefix}encoder.stages.{{s}}.downsampling_layer"
     return (
@@ -164,24 +197,23 @@ def _huggingface(prefix):
         *_weight("block", f"{layer}.pwconv1", f"{BLOCK}/expand", "dense"),
         *_grn("block", f"{layer}.grn", f"{BLOCK}/grn", ("weight", "bias"), "grn"),
         *_weight("block", f"{layer}.pwconv2", f"{BLOCK}/project", "dense"),
-        *_norm("once", f"{prefix}layernorm", "norm"),
-        *_weight("once", "classifier", "head", "dense"),
     )
 
 
-_MMPRETRAIN = (
-    *_weight("once", "backbone.downsample_layers.0.0", "stem/conv", "conv"),
-    *_norm("once", "backbone.downsample_layers.0.1", "stem/norm"),
-    *_norm("down", "backbone.downsample_layers.{s}.0", f"{DOWN}/norm"),
-    *_weight("down", "backbone.downsample_layers.{s}.1", f"{DOWN}/conv", "conv"),
-    *_weight("block", "backbone.stages.{s}.{b}.depthwise_conv", f"{BLOCK}/depthwise", "depthwise"),
-    *_norm("block", "backbone.stages.{s}.{b}.norm", f"{BLOCK}/norm"),
-    *_weight("block", "backbone.stages.{s}.{b}.pointwise_conv1", f"{BLOCK}/expand", "dense"),
-    *_grn("block", "backbone.stages.{s}.{b}.grn", f"{BLOCK}/grn", ("gamma", "beta"), "same"),
-    *_weight("block", "backbone.stages.{s}.{b}.pointwise_conv2", f"{BLOCK}/project", "dense"),
-    *_norm("once", "backbone.norm3", "norm"),
-    *_weight("once", "head.fc", "head", "dense"),
-)
+def _openmmlab(prefix):
+    block = f"{prefix}stages.{{s}}.{{b}}"
+    return (
+        *_weight("once", f"{prefix}downsample_layers.0.0", "stem/conv", "conv"),
+        *_norm("once", f"{prefix}downsample_layers.0.1", "stem/norm"),
+        *_norm("down", f"{prefix}downsample_layers.{{s}}.0", f"{DOWN}/norm"),
+        *_weight("down", f"{prefix}downsample_layers.{{s}}.1", f"{DOWN}/conv", "conv"),
+        *_weight("block", f"{block}.depthwise_conv", f"{BLOCK}/depthwise", "depthwise"),
+        *_norm("block", f"{block}.norm", f"{BLOCK}/norm"),
+        *_weight("block", f"{block}.pointwise_conv1", f"{BLOCK}/expand", "dense"),
+        *_grn("block", f"{block}.grn", f"{BLOCK}/grn", ("gamma", "beta"), "same"),
+        *_weight("block", f"{block}.pointwise_conv2", f"{BLOCK}/project", "dense"),
+    )
+
 
 # The pre-training script runs a sparse encoder: its kernels are flattened and its biases are rows.
 _SPARSE = (
@@ -212,7 +244,7 @@ _H5_BLOCK = "blocks/conv_ne_xt_v2_block_{b}"
 
 
 def _h5(each, theirs, ours):
-    names = ("gamma", "beta") if ours.rsplit("/", 1)[-1] in ("norm", "grn") else ("kernel", "bias")
+    names = ("gamma", "beta") if ours.endswith(("norm", STAGE_NORM, "grn")) else ("kernel", "bias")
     return tuple(Row(each, f"{theirs}/vars/{i}", f"{ours}/{name}", "own") for i, name in enumerate(names))
 
 
@@ -221,14 +253,20 @@ def _h5_blocks(each, theirs, ours):
     return tuple(row for kind in kinds for row in _h5(each, f"{theirs}/{kind}", f"{ours}/{kind}"))
 
 
-def _h5_network(root):
+def _h5_encoder(root):
     return (
         *_h5("once", f"{root}layers/stem/conv", "stem/conv"),
         *_h5("once", f"{root}layers/stem/norm", "stem/norm"),
         *_h5("down", f"{root}layers/stage_{{s}}/downsampling/norm", f"{DOWN}/norm"),
         *_h5("down", f"{root}layers/stage_{{s}}/downsampling/conv", f"{DOWN}/conv"),
         *_h5_blocks("block", f"{root}layers/stage_{{s}}/{_H5_BLOCK}", BLOCK),
-        *_h5("once", f"{root}layers/layer_norm", "norm"),
+    )
+
+
+def _h5_network(root):
+    return (
+        *_h5_encoder(root),
+        *_h5("once", f"{root}layers/layer_norm_0", "norm"),
         *_h5("once", f"{root}layers/dense", "head"),
     )
 
@@ -247,21 +285,47 @@ READABLE = (
     Format("timm conv", "timm, atto to nano (1x1 convolutions)", _timm("conv1x1")),
     Format("huggingface", "transformers' ConvNextV2ForImageClassification", _huggingface("convnextv2.")),
     Format("huggingface model", "transformers' ConvNextV2Model, which has no classifier", _huggingface("")),
-    Format("mmpretrain", "mmpretrain's ConvNeXt with GRN", _MMPRETRAIN),
+    Format(
+        "huggingface backbone",
+        "transformers' ConvNextV2Backbone, which has a norm behind each stage that it hands out",
+        (*_huggingface_encoder(""), *_norm("stage", "hidden_states_norms.stage{n}", STAGE_NORM)),
+    ),
+    Format(
+        "mmpretrain",
+        "mmpretrain's ConvNeXt with GRN, whose last norm is that of its last stage",
+        (
+            *_openmmlab("backbone."),
+            *_norm("once", "backbone.norm3", "norm"),
+            *_weight("once", "head.fc", "head", "dense"),
+        ),
+    ),
+    Format("mmpretrain backbone", "the same by itself", (*_openmmlab(""), *_norm("once", "norm3", "norm"))),
+    Format(
+        "mmdetection",
+        "mmdetection's and mmsegmentation's ConvNeXt with GRN, with a norm behind each stage",
+        (*_openmmlab("backbone."), *_norm("stage", "backbone.norm{s}", STAGE_NORM)),
+    ),
+    Format(
+        "mmdetection backbone",
+        "the same by itself",
+        (*_openmmlab(""), *_norm("stage", "norm{s}", STAGE_NORM)),
+    ),
     Format("official script", "the authors' pre-training script: sparse encoder and decoder", _SPARSE),
     Format("weights.h5", "model.save_weights of a model of this package", _h5_network("")),
+    Format(
+        "weights.h5 pyramid",
+        "save_weights of a pyramid with norms",
+        (*_h5_encoder(""), *_h5("stage", "layers/layer_norm_{s}", STAGE_NORM)),
+    ),
     Format("weights.h5 FCMAE", "save_weights of an FCMAE", _H5_FCMAE),
 )
 # Our own variables, in the words of the same tables: what another Keras model holds.
-OWN = Format(
-    "keras",
-    "a model of this package",
-    tuple(Row(r.each, r.ours, r.ours, "own") for r in (*_SPARSE, *_official("grn")[-4:])),
-)
+_OURS = (*_SPARSE, *_official("grn")[-4:], *_norm("stage", STAGE_NORM, STAGE_NORM))
+OWN = Format("keras", "a model of this package", tuple(Row(r.each, r.ours, r.ours, "own") for r in _OURS))
 # The authors' fine-tuning adds two axes to each GRN of a released FCMAE file, so it must have (1, 4C) there.
 RELEASED = Format(
     "official FCMAE",
     "the authors' released FCMAE files: an encoder without norm and head",
-    tuple(row for row in _official("row") if row.part == "encoder"),
+    tuple(row for row in _official("row") if part_of(row.ours) == ENCODER),
 )
 TABLES = {table.name: table for table in (*READABLE, RELEASED)}

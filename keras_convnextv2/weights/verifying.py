@@ -29,19 +29,21 @@ def compare_bits(model, path, ema=False):
         (name of the layout, a line that says what was compared, whether all are equal)
     """
     variables = variables_of(model)
-    with open_recognised(path, ema) as (arrays, table, _):
-        plan = pair_up(table, arrays.shapes, {p: tuple(v.shape) for p, v in variables.items()}, where=repr(str(path)))
+    shapes = {path: tuple(v.shape) for path, v in variables.items()}
+    with open_recognised(path, ema) as found:
+        arrays = found.arrays
+        pairing = pair_up(found.table, arrays.shapes, shapes, where=repr(str(path)))
         wrong = []
-        for name, ours, transform in plan.pairs:
-            value = keras.ops.convert_to_numpy(variables[ours]).astype("float32")
-            if not np.array_equal(TRANSFORMS[transform].forward(arrays.read(name)), value):
-                wrong.append(name)
-    line = f"{len(plan.pairs) - len(wrong)} of {len(plan.pairs)} arrays equal the model's bit for bit"
+        for pair in pairing.pairs:
+            value = keras.ops.convert_to_numpy(variables[pair.ours]).astype("float32")
+            if not np.array_equal(TRANSFORMS[pair.transform].forward(arrays.read(pair.theirs)), value):
+                wrong.append(pair.theirs)
+    line = f"{len(pairing.pairs) - len(wrong)} of {len(pairing.pairs)} arrays equal the model's bit for bit"
     if wrong:
         line += f"; different: {', '.join(wrong[:3])}"
-    if plan.untouched:
-        line += f"; without {len(plan.untouched)} of the model's variables: {next(iter(plan.untouched.values()))}"
-    return table.name, line, not wrong
+    if pairing.untouched:
+        line += f"; without {len(pairing.untouched)} of the model's variables: {next(iter(pairing.untouched.values()))}"
+    return found.table.name, line, not wrong
 
 
 def compare_answers(model, layout, place, ema=False):

@@ -19,12 +19,13 @@ from keras_convnextv2.weights.configs import (
 )
 from keras_convnextv2.weights.matching import expand, measure, some
 from keras_convnextv2.weights.readers import KINDS
-from keras_convnextv2.weights.rows import OWN, PARTS, TABLES, TRANSFORMS, part_of
+from keras_convnextv2.weights.rows import ENCODER, OWN, TABLES, TRANSFORMS, part_name, part_of
 from keras_convnextv2.whole import write_whole
 
 ENDINGS = {"timm": (".safetensors",), "huggingface": (".safetensors",), "official": (".pt", ".pth")}
 FOREIGN = (*KINDS.split(", "), ".h5", ".npz", ".onnx", ".ckpt", ".tar")  # endings that no folder is meant to have
 MARKS = {"timm": "architecture", "huggingface": "model_type"}  # what only this library's config.json has
+NORMED = ("timm", "timm conv", "huggingface", "huggingface model")  # whose networks always end in a norm
 IDENTITY = {"norm/gamma": np.ones, "norm/beta": np.zeros}  # a norm that only rescales to mean 0 and deviation 1
 
 
@@ -172,18 +173,19 @@ def _own_variables(model):
 
 
 def _assign(table, size, variables, name):
-    """([(their name, our path, row)], {path: why it is left out}, {their name: why it is added})."""
+    """(Pairs, {path: why it is left out}, {their name: why it is added})."""
     parts = {part_of(path) for path in variables}
-    held = {row.part for row in table.rows}
     whole = expand(table, size)
-    wanted = [w for w in whole if w[2].part in parts or w[2].part == "norm" and table.name.startswith(("timm", "hugg"))]
-    added = {theirs: "the model has no final norm" for theirs, _, row in wanted if row.part not in parts}
+    held = {pair.part for pair in whole} | {ENCODER}
+    normed = table.name in NORMED
+    wanted = [pair for pair in whole if pair.part in parts or pair.part == "norm" and normed]
+    added = {pair.theirs: "the model has no final norm" for pair in wanted if pair.part not in parts}
     left_out = {
-        path: f"{table.name!r} files have no {PARTS[part_of(path)]}"
+        path: f"{table.name!r} files have no {part_name(part_of(path))}"
         for path in variables
-        if part_of(path) not in held and part_of(path) in PARTS
+        if part_of(path) not in held
     }
-    expected = {path for theirs, path, _ in wanted if theirs not in added}
+    expected = {pair.ours for pair in wanted if pair.theirs not in added}
     extra, lost = set(variables) - expected - set(left_out), expected - set(variables)
     if extra or lost or not size.depths:
         kinds = (("not expected", extra), ("missing", lost))
@@ -196,14 +198,14 @@ def _arrays(wanted, size, variables, verbose):
     """{their name: array}; raises and names the variables that hold NaN or infinity."""
     progress = keras.utils.Progbar(len(wanted), unit_name="array") if verbose else None
     arrays, bad = {}, []
-    for theirs, path, row in wanted:
-        if path in variables:
-            ours = keras.ops.convert_to_numpy(variables[path]).astype("float32")
+    for pair in wanted:
+        if pair.ours in variables:
+            ours = keras.ops.convert_to_numpy(variables[pair.ours]).astype("float32")
         else:
-            ours = IDENTITY[path](size.dims[-1], "float32")
+            ours = IDENTITY[pair.ours](size.dims[-1], "float32")
         if not np.isfinite(ours).all():
-            bad.append(path)
-        arrays[theirs] = np.ascontiguousarray(TRANSFORMS[row.transform].inverse(ours))
+            bad.append(pair.ours)
+        arrays[pair.theirs] = np.ascontiguousarray(TRANSFORMS[pair.transform].inverse(ours))
         if progress:
             progress.add(1)
     if bad:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from keras import ops
 
+import keras_convnextv2 as kc
 from training.optimizers import (
     AdamW,
+    addressed,
     finetune_rules,
     learning_rate,
     matched,
@@ -53,6 +55,25 @@ def test_adamw_has_the_numbers_of_torch(name, how):
     for slot, expected in ((first, GOLDEN[f"{name}_exp_avg"]), (second, GOLDEN[f"{name}_exp_avg_sq"])):
         largest = np.abs(expected).max(axis=1, keepdims=True)
         np.testing.assert_allclose(slot / largest, expected / largest, rtol=0, atol=1e-6)
+
+
+def test_rules_reach_a_network_that_is_built_on_somebody_elses_tensor():
+    """Its layers carry its name; what is not ours keeps the path that it has."""
+    rules = (*finetune_rules((1, 2), 0.9), ("own/(kernel|bias)", 0.5, False))
+    options = {"classes": 3, "name": "inner"}
+    alone = kc.ConvNeXtV2((1, 2), (4, 6), input_shape=(16, 16, 3), **options)
+    images = keras.Input((16, 16, 5))
+    mixed = keras.layers.Conv2D(3, 1, name="own")(images)
+    behind = kc.ConvNeXtV2((1, 2), (4, 6), input_tensor=mixed, **options)
+    rows = {}
+    for model in (alone, behind):
+        adamw = AdamW(rules=addressed(rules, model))
+        adamw.build(model.trainable_variables)
+        paths = [v.path.removeprefix("inner_") for v in model.trainable_variables]
+        rows[model] = dict(zip(paths, zip(adamw.multipliers, adamw.decays, strict=True), strict=True))
+    own = {path: rows[behind].pop(path) for path in ("own/kernel", "own/bias")}
+    assert set(own.values()) == {(0.5, 0.0)} and rows[behind] == rows[alone]
+    assert len(set(rows[alone].values())) > 5
 
 
 def test_adamw_config_keeps_every_argument():

@@ -38,9 +38,9 @@ def arrays_in(format_name, model):
     held = values(model)
     size = measure(OWN, {path: value.shape for path, value in held.items()})
     return {
-        name: np.ascontiguousarray(TRANSFORMS[row.transform].inverse(held[path]))
-        for name, path, row in expand(FORMATS[format_name], size)
-        if path in held
+        pair.theirs: np.ascontiguousarray(TRANSFORMS[pair.transform].inverse(held[pair.ours]))
+        for pair in expand(FORMATS[format_name], size)
+        if pair.ours in held
     }
 
 

@@ -275,8 +275,8 @@ def test_released_file_says_that_the_decoder_is_new(oracle, mini):
     model = kc.FCMAE(mini, patch_size=32, decoder_dim=16)
     report = kc.load_weights(model, oracle / "mini_fcmae_released.pt")
     decoder = {path: why for path, why in report.untouched.items() if path.startswith("decoder/")}
-    assert len(decoder) == 15 and set(decoder.values()) == {"new: the file has no decoder"}
-    assert f"left as they are: {', '.join(decoder)} (new: the file has no decoder)" in repr(report)
+    assert len(decoder) == 15 and set(decoder.values()) == {"new: the file has no FCMAE decoder"}
+    assert f"left as they are: {', '.join(decoder)} (new: the file has no FCMAE decoder)" in repr(report)
 
 
 def test_atto_files_hold_the_same_network(oracle):
