@@ -12,6 +12,7 @@ import re
 import shutil
 
 _LEFT = re.compile(r"\.(?P<pid>[0-9]+)-[0-9]+\.(?P<kind>part|old)\.(?P<name>.+)")  # what stands beside a destination
+FULL = 1 << 16  # bytes: a disk with less is why something could not be written
 _calls = itertools.count()  # two calls of one process, in threads, share no name
 
 
@@ -101,7 +102,13 @@ def _running(pid):
 def _full_disk_named(path):
     try:
         yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:  # each library that writes has its own, and torch's says nothing of a disk
+        said = getattr(error, "errno", None) == errno.ENOSPC or "no space left" in str(error).lower()
+        if not said and shutil.disk_usage(path.parent).free > FULL:
             raise
-        raise OSError(errno.ENOSPC, "the disk is full, nothing was written", str(path)) from error
+        raise full_disk(path) from error
+
+
+def full_disk(path):
+    """The one line for it."""
+    return OSError(errno.ENOSPC, "the disk is full, nothing was written", str(path))

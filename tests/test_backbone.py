@@ -150,7 +150,8 @@ def test_pooling(pooling, reduce):
 def test_input_tensor_and_weights_from_a_model():
     images = keras.Input((64, 96, 3))
     source = mini(include_top=False)
-    model = mini(input_tensor=images, weights=source)
+    with pytest.warns(UserWarning, match="new in 'convnextv2': head and norm"):
+        model = mini(input_tensor=images, weights=source)
     assert model.inputs[0] is images
     for v in source.weights:
         np.testing.assert_array_equal(to_numpy(v), to_numpy(variables_of(model)[v.path]))

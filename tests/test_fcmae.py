@@ -170,7 +170,8 @@ def test_the_backbone_shares_its_weights_and_is_saved_by_itself(tmp_path):
     model.fit(pictures(2), verbose=0)
     assert any(not np.array_equal(a, b) for a, b in zip(before, model.backbone.get_weights(), strict=True))
     model.backbone.save(tmp_path / "backbone.keras")
-    classifier = kc.ConvNeXtV2((1, 1), (8, 12), classes=4, input_shape=(32, 48, 3), weights=model)
+    with pytest.warns(UserWarning, match="new in 'convnextv2': head and norm"):
+        classifier = kc.ConvNeXtV2((1, 1), (8, 12), classes=4, input_shape=(32, 48, 3), weights=model)
     loaded = keras.saving.load_model(tmp_path / "backbone.keras")
     encoder = keras.Model(classifier.input, classifier.get_layer("stage_1").output)
     np.testing.assert_array_equal(to_numpy(loaded(pictures())), to_numpy(encoder(pictures())))

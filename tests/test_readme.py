@@ -15,6 +15,7 @@ DOWNLOADED = "a file that you downloaded"
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:new in :UserWarning")  # as the page says
 def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {}

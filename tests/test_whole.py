@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -86,11 +87,24 @@ def test_a_killed_write_is_cleared_by_the_next(tmp_path):
     assert content(tmp_path) == {"model.pt": "new"}
 
 
-def full(part):
-    raise OSError(errno.ENOSPC, "No space left on device", str(part))
+FULL = {  # what libraries say on a full disk
+    "python": OSError(errno.ENOSPC, "No space left on device", "part"),
+    "safetensors": Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
+    "tensorflow": Exception("variables/part-00000-of-00001.data; No space left on device [Op:SaveV2]"),
+    "torch": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 2020032 vs 2019920"),
+}
 
 
-def test_a_full_disk_is_named_with_the_path(tmp_path):
+@pytest.mark.parametrize("library", FULL)
+def test_a_full_disk_is_named_with_the_path(tmp_path, monkeypatch, library):
+    def full(part):
+        raise FULL[library]
+
+    if library == "torch":  # the disk has to be asked
+        with pytest.raises(RuntimeError, match="unexpected pos"):
+            write_whole({tmp_path / "model.pt": full})
+        usage = shutil.disk_usage(tmp_path)._replace(free=4096)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     (tmp_path / "model.pt").write_text("old")
     with pytest.raises(OSError, match="the disk is full, nothing was written: .*model.pt"):
         write_whole({tmp_path / "model.pt": full})

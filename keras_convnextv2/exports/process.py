@@ -1,5 +1,6 @@
 """A model handed to a process of another backend."""
 
+import errno
 import os
 import pathlib
 import subprocess
@@ -7,13 +8,19 @@ import sys
 import tempfile
 
 from keras_convnextv2 import kernels
+from keras_convnextv2.whole import full_disk
 
 # Its standard input ends with the process that started it, however that ends; then it has nobody to work for.
 PROGRAM = """
 import os, sys, threading
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
 import keras, keras_convnextv2 as kc
-kc.export_model(keras.saving.load_model(sys.argv[1], compile=False), sys.argv[2], sys.argv[3], verbose=False)
+model = keras.saving.load_model(sys.argv[1], compile=False)
+try:
+    kc.export_model(model, sys.argv[2], sys.argv[3], verbose=False)
+except OSError as error:
+    print(error)
+    sys.exit(error.errno or 1)
 """
 
 
@@ -21,6 +28,7 @@ def export_in_process(model, path, format, backend):
     """`export_model` on another backend.
 
     Raises:
+        OSError: the disk is full.
         RuntimeError: the process failed; its last line says why.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -46,5 +54,7 @@ def export_in_process(model, path, format, backend):
                     raise
             output.seek(0)
             lines = output.read().strip().splitlines()
+    if failed == errno.ENOSPC:
+        raise full_disk(path)
     if failed:
         raise RuntimeError(f"the {backend} process that writes {path} failed: {''.join(lines[-1:])}")

@@ -174,6 +174,7 @@ def test_gradients_of_each_sample_by_vmap():
     torch.testing.assert_close(slopes, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore")  # torch.onnx, which Keras calls, warns of itself and of tracing
 @on_torch
 @pytest.mark.skipif(not importlib.util.find_spec("onnxscript"), reason="torch writes ONNX through onnxscript")
 def test_torch_writes_onnx(tmp_path):

@@ -127,6 +127,7 @@ def test_int8_predicts(tmp_path):
 def test_the_policy_of_a_model_survives(tmp_path, way, policy):
     model = mini(dtype=policy)
     model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(pictures(), np.arange(2), verbose=0)  # else Keras cannot restore the optimizer, and warns
     again = WAYS[way](model, tmp_path)
     assert again.dtype_policy.name == policy and not again.autocast
     scaled = isinstance(again.optimizer, keras.optimizers.LossScaleOptimizer)

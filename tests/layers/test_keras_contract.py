@@ -1,5 +1,6 @@
 """Every public layer passes what Keras asks of its own: building, shapes, training, precision, serialisation."""
 
+import pytest
 from keras.src import testing
 
 import keras_convnextv2 as kc
@@ -13,6 +14,7 @@ LAYERS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights:UserWarning")  # of DropPath
 class TestLayers(testing.TestCase):
     def test_public_layers(self):
         for layer, arguments, shape, output, weights, seeds in LAYERS:
