@@ -14,40 +14,28 @@ def jit_pays():
 class Step(BaseStep):
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        self._step = jax.jit(self._whole_step, donate_argnums=0) if self.jit else self._whole_step
+        self._one = jax.jit(self.one, donate_argnums=0) if self.jit else self.one
 
     def start(self):
         """The variables' values; the first `run` frees them, so nobody may read a variable before `store`."""
-        return {group: [v.value for v in variables] for group, variables in self.groups.items()}
-
-    def put(self, rows):
-        return jax.device_put(dict(rows))
+        return self.read()
 
     def run(self, state, batch, rate):
-        return self._step(state, batch, jnp.float32(rate))
+        return self._one(state, batch, jnp.float32(rate))
 
     def store(self, state):
-        for group, variables in self.groups.items():
-            for variable, value in zip(variables, state[group], strict=True):
-                variable.assign(value)
+        self.write(state)
 
-    def _whole_step(self, state, batch, rate):
-        size = self.check(batch)
-        loss_and_gradients = jax.value_and_grad(self.loss, has_aux=True)
+    def gradients(self, weights, fixed, batch, size):
+        (loss, fixed), gradients = jax.value_and_grad(self.loss, has_aux=True)(weights, fixed, batch, size)
+        return loss, fixed, gradients
 
-        def work_off(carry, part):
-            loss, fixed, gradients = carry
-            (part_loss, fixed), part_gradients = loss_and_gradients(state["weights"], fixed, part, size)
-            gradients = jax.tree.map(jnp.add, gradients, part_gradients)
-            return (loss + part_loss, fixed, gradients), None
+    def fold(self, work_off, done, parts):
+        return jax.lax.scan(lambda done, part: (work_off(done, part), None), done, parts)[0]
 
-        if self.accumulation == 1:
-            (loss, fixed), gradients = loss_and_gradients(state["weights"], state["fixed"], batch, size)
-        else:
-            parts = {key: jnp.reshape(rows, (self.accumulation, -1, *rows.shape[1:])) for key, rows in batch.items()}
-            nothing = (jnp.float32(0.0), state["fixed"], [jnp.zeros_like(value) for value in state["weights"]])
-            (loss, fixed, gradients), _ = jax.lax.scan(work_off, nothing, parts)
-        return self.update(state, fixed, loss, gradients, rate)
+    def choose(self, applied, values, updated, skipped):
+        new = ({**values, **changed()} for changed in (updated, skipped))
+        return jax.tree.map(lambda yes, no: jnp.where(applied, yes, no), *new)
 
 
 def make_predict(model, jit):

@@ -1,4 +1,4 @@
-"""What the steps of all backends share: the variables that a step changes, and loss and update as pure functions."""
+"""The training step: its one order, and what every backend shares. A backend's file has what only it can say."""
 
 import keras
 from keras import ops
@@ -13,6 +13,9 @@ class BaseStep:
     it is given, and the model may be read only after `store`.
 
     A gradient or a loss that is not finite changes nothing but the two counters.
+
+    A backend has `gradients` of a part of the batch, `choose` between two outcomes, `reduce` where devices share the
+    batch, and its way to `run` the order, `one`.
     """
 
     def __init__(self, model, optimizer, sample_losses, *, accumulation, clip_norm, ema_decay, jit):
@@ -31,6 +34,114 @@ class BaseStep:
             "counters": [optimizer.iterations, *counters],
         }
 
+    # The order of a step
+
+    def one(self, values, batch, rate):
+        """{group: values}, batch, rate -> (the values after the step, report)."""
+        loss, fixed, gradients = self.accumulate(values, batch)
+        loss, gradients = self.reduce(loss, gradients)
+        gradients = self.unscale(gradients)
+        norm = self.norm(gradients)
+        applied = ops.logical_and(ops.isfinite(norm), ops.isfinite(loss))
+        gradients = self.clip(gradients, norm)
+        values = self.choose(
+            applied, values, lambda: self.updated(values, fixed, gradients, rate), lambda: self.skipped(values)
+        )
+        _, skipped, streak = values["counters"]
+        return values, {"loss": loss, "grad_norm": norm, "applied": applied, "skipped": skipped, "streak": streak}
+
+    def accumulate(self, values, batch):
+        """(loss, fixed, gradients) of a batch, in equal parts one after the other."""
+        (size,) = {rows.shape[0] for rows in batch.values()}
+        if size % self.accumulation:
+            raise ValueError(f"accumulation must divide the batch of {size}. Received: {self.accumulation!r}.")
+        weights, fixed = values["weights"], values["fixed"]
+        if self.accumulation == 1:
+            return self.gradients(weights, fixed, batch, float(size))
+        parts = {key: ops.reshape(rows, (self.accumulation, -1, *rows.shape[1:])) for key, rows in batch.items()}
+
+        def work_off(done, part):
+            loss, gradients = done[0], done[2]
+            part_loss, fixed, part_gradients = self.gradients(weights, done[1], part, float(size))
+            return loss + part_loss, fixed, [a + b for a, b in zip(gradients, part_gradients, strict=True)]
+
+        return self.fold(work_off, (ops.zeros(()), fixed, [ops.zeros_like(w) for w in weights]), parts)
+
+    def fold(self, work_off, done, parts):
+        for part in range(self.accumulation):
+            done = work_off(done, {key: rows[part] for key, rows in parts.items()})
+        return done
+
+    def reduce(self, loss, gradients):
+        """The sums over all devices; there is one."""
+        return loss, gradients
+
+    def unscale(self, gradients):
+        """Takes the scale of the loss off; there is none."""
+        return gradients
+
+    def norm(self, gradients):
+        return ops.sqrt(sum(ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients))
+
+    def clip(self, gradients, norm):
+        if self.clip_norm is None:
+            return gradients
+        return self.scaled(gradients, ops.minimum(1.0, self.clip_norm / (norm + 1e-6)))  # torch's clip_grad_norm_
+
+    def updated(self, values, fixed, gradients, rate):
+        """{group: new values} of a step that is applied: decay and AdamW - average - counters."""
+        new = {"fixed": fixed, **self.adamw(values, gradients, rate)}
+        if values["average"]:
+            new["average"] = self.averaged(values["average"], new["weights"])
+        iterations, skipped, streak = values["counters"]
+        return {**new, "counters": [iterations + 1, skipped, ops.zeros_like(streak)]}
+
+    def skipped(self, values):
+        """{group: new values} of a step that is not applied."""
+        iterations, skipped, streak = values["counters"]
+        return {"counters": [iterations, skipped + 1, streak + 1]}
+
+    def adamw(self, values, gradients, rate):
+        """{group: new values} of weights and slots: the definition. TensorFlow and torch have fused ones in place."""
+        slots, iterations = (values["first"], values["second"]), values["counters"][0]
+        new = self.optimizer.updated(values["weights"], *slots, gradients, iterations, rate)
+        return dict(zip(("weights", "first", "second"), new, strict=True))
+
+    def scaled(self, gradients, factor):
+        return [g * ops.cast(factor, g.dtype) for g in gradients]
+
+    def averaged(self, average, weights):
+        return [a + (w - a) * (1.0 - self.ema_decay) for a, w in zip(average, weights, strict=True)]
+
+    def loss(self, weights, fixed, batch, size):
+        """(sum of the sample losses / size, the fixed values after it), as a function of the given values."""
+        variables = self.groups["weights"] + self.groups["fixed"]
+        with keras.StatelessScope(state_mapping=zip(variables, [*weights, *fixed], strict=True)) as scope:
+            losses = self.sample_losses(self.model, batch)  # (B,)
+        return ops.sum(losses) / size, [scope.get_current_value(v) for v in self.groups["fixed"]]
+
+    # The state: here the variables themselves
+
+    def start(self):
+        return None
+
+    def put(self, rows):
+        return {key: ops.convert_to_tensor(value) for key, value in rows.items()}
+
+    def store(self, state):
+        """Nothing: the variables always hold the newest values."""
+
+    def read(self):
+        """{group: values} of the variables."""
+        return {group: [v.value for v in variables] for group, variables in self.groups.items()}
+
+    def write(self, new):
+        """Puts {group: values} into the variables."""
+        for group, values in new.items():
+            for variable, value in zip(self.groups[group], values, strict=True):
+                if value is not variable.value:  # else it was changed in place
+                    variable.assign(value)
+
     def restart(self):
         """Forgets everything but the model's present values, for another run with the same compiled functions."""
         for group in ("first", "second", "counters"):
@@ -46,44 +157,3 @@ class BaseStep:
             for group, variables in self.groups.items()
             for i, v in enumerate(variables)
         }
-
-    def check(self, batch):
-        """The number of samples in a batch, which must fall into `accumulation` equal parts."""
-        (size,) = {rows.shape[0] for rows in batch.values()}
-        if size % self.accumulation:
-            raise ValueError(f"accumulation must divide the batch of {size}. Received: {self.accumulation!r}.")
-        return size
-
-    def loss(self, values, fixed, batch, size):
-        """(sum of the sample losses / size, the fixed values after it), as a function of the given values."""
-        variables = self.groups["weights"] + self.groups["fixed"]
-        with keras.StatelessScope(state_mapping=zip(variables, [*values, *fixed], strict=True)) as scope:
-            losses = self.sample_losses(self.model, batch)  # (B,)
-        return ops.sum(losses) / size, [scope.get_current_value(v) for v in self.groups["fixed"]]
-
-    def update(self, state, fixed, loss, gradients, rate):
-        """New state and report, pure. Order: finite? - clip the whole - decay and AdamW - average.
-
-        This is the definition. TensorFlow and torch have fused operations in place that compute the same.
-        """
-        norm = ops.sqrt(sum(ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients))
-        applied = ops.logical_and(ops.isfinite(norm), ops.isfinite(loss))
-        if self.clip_norm is not None:
-            shrink = ops.minimum(1.0, self.clip_norm / (norm + 1e-6))  # torch.nn.utils.clip_grad_norm_
-            gradients = [g * shrink for g in gradients]
-        iterations, skipped, streak = state["counters"]
-        slots = (state["first"], state["second"])
-        weights, first, second = self.optimizer.updated(state["weights"], *slots, gradients, iterations, rate)
-        average = state["average"]
-        if average:
-            average = [a + (w - a) * (1.0 - self.ema_decay) for a, w in zip(average, weights, strict=True)]
-        new = {"weights": weights, "fixed": fixed, "first": first, "second": second, "average": average}
-        new = {
-            group: [ops.where(applied, n, o) for n, o in zip(values, state[group], strict=True)]
-            for group, values in new.items()
-        }
-        one = ops.cast(applied, "int32")
-        skipped, streak = skipped + 1 - one, (streak + 1) * (1 - one)
-        new["counters"] = [iterations + ops.cast(one, iterations.dtype), skipped, streak]
-        report = {"loss": loss, "grad_norm": norm, "applied": applied, "skipped": skipped, "streak": streak}
-        return new, report
