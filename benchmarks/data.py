@@ -31,6 +31,7 @@ def contests(folder, options):
     sizes = {name: getattr(options, name) for name in ("batch", "side", "workers", "batches")}
     rows = [
         ("this package", "our pipeline", {}),
+        ("this package, processes", "our pipeline", {"processes": True}),
         ("DataLoader, uint8 (PILToTensor)", "torch pipeline", {}),
         ("DataLoader, float32 (ToTensor)", "torch pipeline", {"floats": True}),
         ("this package, decoded pictures kept", "our pipeline", {"keep": True}),

@@ -10,28 +10,26 @@ SCALES = {"pretrain": (0.2, 1.0), "finetune": (0.08, 1.0)}
 PATCH, RATIO = 32, 0.6  # of the mask
 
 
-def our_pipeline(task, folder, batch, side, workers, batches, keep=False):
-    import tensorflow as tf
-
+def our_pipeline(task, folder, batch, side, workers, batches, keep=False, processes=False):
     from benchmarks.contestants import versions
-    from training.data import as_numpy, open_source, picture_source, training_batches
+    from training import data
+    from training.data import picture_source
 
     if not keep:
         picture_source.MEMORY_LIMIT = 0
-    pretrain = task == "pretrain"
-    loader = training_batches(
-        open_source(f"folder:{folder}", "unlabelled" if pretrain else "train"),
+    augmentation, pretrain = data.Augmentation((side, side), crop_scale=SCALES[task]), task == "pretrain"
+    patches = (side // PATCH) ** 2
+    masked = data.pretraining_example(augmentation, patches, int(patches * (1 - RATIO)))
+    loader = data.training_batches(
+        data.open_source(f"folder:{folder}", "unlabelled" if pretrain else "train"),
+        masked if pretrain else data.classification_example(augmentation),
         batch_size=batch,
-        image_size=(side, side),
         seed=0,
         first_step=0,
         steps=1_000_000,
-        crop_scale=SCALES[task],
-        mask=(PATCH, RATIO) if pretrain else None,
-        workers=workers,
+        **{"processes" if processes else "workers": workers},
     )
-    facts = {"versions": {**versions("pillow")["versions"], "tensorflow": tf.__version__}, "images": batch * batches}
-    return taking(as_numpy(loader), batches), facts
+    return taking(loader, batches), {**versions("grain", "pillow"), "images": batch * batches}
 
 
 def torch_pipeline(task, folder, batch, side, workers, batches, floats=False):

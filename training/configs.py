@@ -1,27 +1,14 @@
 """The hyper-parameters of a run: frozen dataclasses, where the string under a field is its help text."""
 
-import ast
 import dataclasses
-import difflib
-import functools
-import inspect
-import itertools
-import textwrap
-import types
-import typing
 
 from keras_convnextv2.sizes import SIZES
+from training.fields import nearest, require, require_types
 
 CROPS = ("random_resized", "padded", "none")
 DTYPES = ("float32", "mixed_bfloat16")  # float16 would need its loss scaled, which the steps do not do
 LADDERS = ("single", "group")
 NO_RANDAUGMENT = "none"
-
-
-def require(holds, rule, received, hint=""):
-    """Raises the one-line error of a setting: what must hold, what came, what would work."""
-    if not holds:
-        raise ValueError(f"{rule}. Received: {received!r}.{' ' + hint if hint else ''}")
 
 
 def _percent_hint(share):
@@ -30,7 +17,7 @@ def _percent_hint(share):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What pre-training and fine-tuning share."""
+    """What every program has."""
 
     size: str
     "the network: atto, femto, pico, nano, tiny, base, large or huge"
@@ -40,8 +27,6 @@ class Run:
     "channels of each stage; empty: those of `size`"
     stem_patch_size: int = 4
     "side of the stem's patches: 4, or 1 or 2 for small pictures"
-    image_size: tuple[int, int] = (224, 224)
-    "height, width"
     channels: int = 3
     "colours of the images"
 
@@ -69,39 +54,39 @@ class Run:
     "AdamW: added to the corrected root, as in torch"
     clip_norm: float | None = None
     "longest gradient (norm over all weights); none: never shortened"
-
-    crop: str = "random_resized"
-    "random_resized, padded (4 pixels around and cut, for pictures up to 64) or none"
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    "smallest and largest share of the picture in a random resized crop"
-    flip: bool = True
-    "mirror half of the pictures"
+    ema: float | None = None
+    "keep this average of the weights, evaluate it and save it; none: no average"
 
     dtype: str = "float32"
     "float32 or mixed_bfloat16"
     remat: bool = False
     "recompute each block in the backward pass: less memory, more time"
+    workers: int = 0
+    "threads that prepare pictures; 0: one a core"
+    worker_processes: int = 0
+    "processes that prepare pictures, in place of threads; 0: threads"
     jit: bool | None = None
     "let XLA compile the step; none: where it pays, which is on JAX and, with TensorFlow, not on CPUs"
     seed: int = 0
     "decides everything random"
     log_every: int = 20
     "steps between two lines of the log"
+    evaluate_every: int = 1
+    "epochs between two evaluations; 0: only at the end"
     keep_checkpoints: int = 2
     "how many of the newest checkpoints stay"
     max_bad_steps: int = 10
     "stop after this many steps in a row whose loss or gradient is not finite"
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            require(_is(field.type, value), f"{field.name} must be {_described(field.type)}", value)
+        require_types(self)
         require(self.size in SIZES, f"size must be one of {', '.join(SIZES)}", self.size, nearest(self.size, SIZES))
         same_length = len(self.depths) == len(self.dims)
         require(same_length, "depths and dims must come together, one each a stage", (self.depths, self.dims))
         for name in ("batch_size", "accumulation", "epochs", "channels", "log_every", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
-        for name in ("steps", "seed", "warmup_epochs", "base_lr", "min_lr", "weight_decay"):
+        whole = ("steps", "seed", "workers", "worker_processes", "evaluate_every")
+        for name in (*whole, "warmup_epochs", "base_lr", "min_lr", "weight_decay"):
             require(getattr(self, name) >= 0, f"{name} must be at least 0", getattr(self, name))
         for name in ("max_bad_steps", "stem_patch_size"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
@@ -112,12 +97,8 @@ class Run:
         shorter = self.warmup_epochs < self.epochs
         require(shorter, f"warmup_epochs must be less than epochs {self.epochs}", self.warmup_epochs)
         require(self.clip_norm is None or self.clip_norm > 0, "clip_norm must be positive or none", self.clip_norm)
-        require(self.crop in CROPS, f"crop must be one of {', '.join(CROPS)}", self.crop, nearest(self.crop, CROPS))
+        require(self.ema is None or 0 < self.ema < 1, "ema must be in (0, 1) or none", self.ema)
         require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}", self.dtype)
-        low, high = self.crop_scale
-        require(0 < low <= high <= 1, "crop_scale must be two shares with 0 < smallest <= largest <= 1", (low, high))
-        small = [side for side in self.image_size if side < self.total_stride]
-        require(not small, f"image_size must be at least the total stride {self.total_stride}", self.image_size)
 
     @property
     def network(self):
@@ -132,6 +113,10 @@ class Run:
     def peak_lr(self):
         return self.base_lr * self.batch_size / 256
 
+    def images_of(self, source):
+        """How many of a source's pictures are used."""
+        return source.count
+
     def epoch_steps(self, images):
         """Updates in one pass over this many images."""
         rule = f"batch_size must be at most the number of images, {images}"
@@ -144,9 +129,35 @@ class Run:
     def warmup_steps(self, images):
         return round(self.total_steps(images) * self.warmup_epochs / self.epochs)
 
+    def derived(self):
+        """{name: value} of what follows from the fields, for --explain."""
+        return {"peak_lr": f"{self.peak_lr:.6g}", "total_stride": self.total_stride}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pretrain(Run):
+class Pictures(Run):
+    """What programs have that see pictures of one size, cropped at random."""
+
+    image_size: tuple[int, int] = (224, 224)
+    "height, width"
+    crop: str = "random_resized"
+    "random_resized, padded (4 pixels around and cut, for pictures up to 64) or none"
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    "smallest and largest share of the picture in a random resized crop"
+    flip: bool = True
+    "mirror half of the pictures"
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.crop in CROPS, f"crop must be one of {', '.join(CROPS)}", self.crop, nearest(self.crop, CROPS))
+        low, high = self.crop_scale
+        require(0 < low <= high <= 1, "crop_scale must be two shares with 0 < smallest <= largest <= 1", (low, high))
+        small = [side for side in self.image_size if side < self.total_stride]
+        require(not small, f"image_size must be at least the total stride {self.total_stride}", self.image_size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretrain(Pictures):
     """FCMAE pre-training."""
 
     patch_size: int | None = None
@@ -195,9 +206,12 @@ class Pretrain(Run):
         height, width = (side // self.mask_patch_size for side in self.image_size)
         return height * width, int(height * width * (1 - self.mask_ratio))
 
+    def derived(self):
+        return {**super().derived(), "patches": "{}, visible = {}".format(*self.patches)}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Finetune(Run):
+class Finetune(Pictures):
     """Training of a classifier, from pre-trained weights or from scratch."""
 
     init: str | None = None
@@ -219,8 +233,6 @@ class Finetune(Run):
     "the rate of a layer is that of the one after it times this"
     layer_decay_type: str = "single"
     "rungs of that ladder: single (one a block) or group (twelve, for Base and Large)"
-    ema: float | None = None
-    "keep this average of the weights, evaluate it and save it; none: no average"
     randaugment: str = NO_RANDAUGMENT
     "RandAugment policy, such as rand-m9-mstd0.5-inc1; none: off"
     mixup: float = 0.0
@@ -230,8 +242,6 @@ class Finetune(Run):
     erasing: float = 0.0
     "chance of random erasing; 0: off"
 
-    evaluate_every: int = 1
-    "epochs between two evaluations; 0: only at the end"
     evaluation_batch_size: int = 100
     "images at once in an evaluation"
     crop_fraction: float | None = 0.875
@@ -239,100 +249,18 @@ class Finetune(Run):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("classes", "labels_per_class", "evaluate_every", "mixup", "cutmix"):
+        for name in ("classes", "labels_per_class", "mixup", "cutmix"):
             require(getattr(self, name) >= 0, f"{name} must be at least 0", getattr(self, name))
         for name in ("label_smoothing", "drop_path_rate"):
             share = getattr(self, name)
             require(0 <= share < 1, f"{name} must be in [0, 1)", share, _percent_hint(share))
         require(0 <= self.erasing <= 1, "erasing must be in [0, 1]", self.erasing, _percent_hint(self.erasing))
         require(0 < self.layer_decay <= 1, "layer_decay must be in (0, 1]", self.layer_decay)
-        require(self.ema is None or 0 < self.ema < 1, "ema must be in (0, 1) or none", self.ema)
         fraction = self.crop_fraction
         require(fraction is None or 0 < fraction <= 1, "crop_fraction must be in (0, 1] or none", fraction)
         require(self.evaluation_batch_size >= 1, "evaluation_batch_size must be at least 1", self.evaluation_batch_size)
         rule = f"layer_decay_type must be one of {', '.join(LADDERS)}"
         require(self.layer_decay_type in LADDERS, rule, self.layer_decay_type, nearest(self.layer_decay_type, LADDERS))
 
-
-def nearest(name, names):
-    """A hint with the names closest to this one, or with all of them when none is close."""
-    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f"Closest: {', '.join(close)}." if close else f"There are: {', '.join(names)}."
-
-
-def with_settings(config, settings):
-    """The config with `key=value` texts applied, each value read as its field's type."""
-    fields = {field.name: field for field in dataclasses.fields(config)}
-    changes = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        require(equals == "=", "--set needs key=value", setting)
-        known = f"--set must name a field of the {type(config).__name__} config"
-        require(key in fields, known, key, nearest(key, fields))
-        changes[key] = _read(key, fields[key].type, text)
-    return dataclasses.replace(config, **changes)
-
-
-def from_json(kind, values):
-    """A config of this class from what `dataclasses.asdict` and JSON made of it."""
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-
-
-@functools.cache
-def help_texts(kind):
-    """{field: help}, from the strings under the fields of a config class and its bases."""
-    texts = {}
-    for owner in reversed(kind.__mro__[:-1]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
-        for field, text in itertools.pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                texts[field.target.id] = text.value.value
-    return texts
-
-
-_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-def _read(key, kind, text):
-    try:
-        return _parsed(kind, text.strip())
-    except (ValueError, KeyError):
-        raise ValueError(f"{key} must be {_described(kind)}. Received: {text!r}.") from None
-
-
-def _parsed(kind, text):
-    if isinstance(kind, types.UnionType):  # X | None
-        if text.lower() == "none":
-            return None
-        return _parsed(typing.get_args(kind)[0], text)
-    if typing.get_origin(kind) is tuple:
-        inner = typing.get_args(kind)
-        parts = [part for part in text.strip("()[] ").split(",") if part.strip()]
-        if inner[-1] is not Ellipsis and len(parts) != len(inner):
-            raise ValueError(text)
-        return tuple(_parsed(inner[0], part.strip()) for part in parts)
-    return _BOOLS[text.lower()] if kind is bool else kind(text)
-
-
-def _described(kind):
-    if isinstance(kind, types.UnionType):
-        return f"{_described(typing.get_args(kind)[0])} or none"
-    if typing.get_origin(kind) is tuple:
-        inner = typing.get_args(kind)
-        if inner[-1] is Ellipsis:
-            return "whole numbers, such as 3,3,9,3"
-        return "two whole numbers, such as 224,192" if inner[0] is int else "two numbers, such as 0.2,1.0"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
-
-
-def _is(kind, value):
-    """Whether a value has the type of a field; a whole number passes for a float, a bool for neither."""
-    if isinstance(kind, types.UnionType):
-        return value is None or _is(typing.get_args(kind)[0], value)
-    if typing.get_origin(kind) is tuple:
-        inner = typing.get_args(kind)
-        counted = isinstance(value, tuple) and (inner[-1] is Ellipsis or len(value) == len(inner))
-        return counted and all(_is(inner[0], part) for part in value)
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+    def images_of(self, source):
+        return self.labels_per_class * len(source.classes) or source.count

@@ -3,7 +3,6 @@
 python -m training.finetune --recipe finetune_cifar --data folder:PATH --workdir runs/fine --set init=runs/pretrain
 """
 
-import dataclasses
 import pathlib
 
 import keras
@@ -11,22 +10,20 @@ from keras import ops
 
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.network import network_layers
-from training.configs import Finetune, require
-from training.data import open_source, take_per_class
+from training.configs import Finetune
+from training.data import Augmentation, classification_example, open_source, take_per_class
+from training.evaluation.classification import top_1
+from training.fields import require
 from training.optimizers import finetune_rules
 from training.program import launch
-from training.recipes import require_parts
-from training.session import Session, farewell, top_1
+from training.run import Task
 from training.steps import make_predict
-from training.workdir import MODEL, Workdir
+from training.workdir import MODEL
 
 SPLIT = "train"
-# Fields that leave the compiled functions as they are, so that runs which differ in nothing else can share them.
-NOT_COMPILED = ("seed", "init", "keep_head", "labels_per_class", "head_init_scale", "steps", "epochs", "warmup_epochs")
-NOT_COMPILED += ("base_lr", "min_lr", "log_every", "evaluate_every", "keep_checkpoints", "max_bad_steps")
 
 
-def build(config, classes, say=None):
+def build(config, classes, say):
     """(classifier, the same up to its logits), with the weights of `config.init`; says what was taken from them."""
     shape = {"input_shape": (*config.image_size, config.channels), "stem_patch_size": config.stem_patch_size}
     kinds = {"remat": config.remat, "dtype": config.dtype, "seed": config.seed}
@@ -36,8 +33,7 @@ def build(config, classes, say=None):
         report = kc.load_weights(classifier, weight_file(config.init), skip_head=not config.keep_head)
         lost = config.keep_head and any(path.startswith("head/") for path in report.untouched)
         require(not lost, "keep_head needs weights with a head", config.init, "Leave keep_head out for a new head.")
-        if say is not None:
-            say(repr(report))
+        say(repr(report))
     return classifier, keras.Model(classifier.input, network_layers(classifier)["head"].output, name="logits")
 
 
@@ -65,12 +61,6 @@ def smoothed_losses(smoothing):
     return sample_losses
 
 
-def compiled_key(config, classes):
-    """What decides the compiled functions of a run."""
-    values = dataclasses.asdict(config)
-    return (classes, *((name, value) for name, value in values.items() if name not in NOT_COMPILED))
-
-
 def open_labelled(config, data):
     """(training source, test source), whose classes fit each other and the config."""
     sources = [open_source(data, split, channels=config.channels) for split in (SPLIT, "test")]
@@ -84,63 +74,33 @@ def open_labelled(config, data):
     return sources
 
 
-def run(config, workdir, data, resume=False, log=print, compiled=None):
-    """Trains and returns results: folder, model, top_1, top_1_average, steps, loss, first_loss, seconds, losses.
-
-    `compiled`, a dict, lets several runs in one process share what they compile (seeds, budgets, with or without
-    pre-training); each still starts from its own weights.
-    """
-    require_parts(config)
-    folder = Workdir(workdir, "finetune", config, data, resume)
+def prepare(config, data, say):
     source, test = open_labelled(config, data)
-    keras.utils.set_random_seed(config.seed)
-    compiled = {} if compiled is None else compiled
-    key = compiled_key(config, len(source.classes))
-    classifier, logits = build(config, len(source.classes), log)
-    if key in compiled:
-        fresh = logits
-        classifier, logits, predict, step = compiled[key]
-        for variable, start in zip(logits.variables, fresh.variables, strict=True):
-            variable.assign(ops.convert_to_numpy(start))
-    else:
-        predict, step = make_predict(logits, jit=config.jit), None
-    look = {"batch_size": config.evaluation_batch_size, "image_size": config.image_size}
-    look |= {"source": test, "crop_fraction": config.crop_fraction}
+    classifier, logits = build(config, len(source.classes), say)
+    predict = make_predict(logits, jit=config.jit)
+    look = {"batch_size": config.evaluation_batch_size, "image_size": config.image_size, "workers": config.workers}
 
-    def evaluate(step):
-        numbers = {"top_1": top_1(predict, **look)}
-        if step.average:
-            numbers["top_1_average"] = top_1(predict, weights=step.average, **look)
-        return numbers
+    def evaluate(weights):
+        return {"top_1": top_1(predict, test, **look, crop_fraction=config.crop_fraction, weights=weights)}
 
-    rules = finetune_rules(config.network[0], config.layer_decay, config.layer_decay_type)
-    config.epoch_steps(source.count)  # refuses too large a batch before the folder is taken
-    path = folder.open()
-    kinds = {"ema": config.ema, "resume": resume, "say": log}
-    losses = smoothed_losses(config.label_smoothing)
-    session = Session(config, folder, source, logits, rules, losses, evaluate=evaluate, step=step, **kinds)
-    compiled[key] = (classifier, logits, predict, session.step)
-    log(session.describe())
-    results = session.run()
-    if average := session.step.average:  # it is what gets saved, as in the published files
-        for variable, value in zip(logits.trainable_variables, average, strict=True):
-            variable.assign(value)
-    results |= {"test_images": test.count, "classes": list(source.classes)}
-    results |= {"folder": str(path), "model": str(folder.save_model(classifier))}
-    folder.write_results(results)
-    average = f" (average of weights: {results['top_1_average']:.2f}%)" if "top_1_average" in results else ""
-    log(f"top-1 {results['top_1']:.2f}%{average} on {test.count:,} images of {test.name}")
-    farewell(
-        log,
-        results,
-        [
+    def next_lines(results):
+        return [
             f"import keras, keras_convnextv2; model = keras.models.load_model({results['model']!r})",
             "model.predict(images)  # (N, H, W, C), 0..255",
-            f"tensorboard --logdir {path / 'tensorboard'}",
-        ],
+        ]
+
+    return Task(
+        model=logits,
+        rules=finetune_rules(config.network[0], config.layer_decay, config.layer_decay_type),
+        sample_losses=smoothed_losses(config.label_smoothing),
+        source=source,
+        example=classification_example(Augmentation.of(config)),
+        evaluate=evaluate,
+        save=lambda folder: {"model": folder.save_model(classifier)},
+        facts={"test_images": test.count, "classes": list(source.classes)},
+        next_lines=next_lines,
     )
-    return results
 
 
 if __name__ == "__main__":
-    launch(Finetune, run, SPLIT)
+    launch(Finetune, prepare, SPLIT)

@@ -12,7 +12,6 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 TRAIN = ("step", "lr", "loss", "grad_norm", "images_per_s", "seconds", "seconds_left", "skipped")
-EVALUATION = ("step", "top_1", "top_1_average")
 
 
 def as_number(value):
@@ -23,6 +22,19 @@ def duration(seconds):
     """1:02:03 or 2:03"""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+class Terminal:
+    """Says lines; on a terminal a line of progress is written over the one before it."""
+
+    def __init__(self):
+        self._overwrites, self._unfinished = sys.stdout.isatty(), False
+
+    def __call__(self, text, progress=False):
+        if self._unfinished:
+            print("\r\x1b[K" if progress else "\n", end="")
+        self._unfinished = progress and self._overwrites
+        print(text, end="" if self._unfinished else "\n", flush=True)
 
 
 class Table:
@@ -53,17 +65,17 @@ class Log:
     """The log of one run in its folder: train.csv, evaluation.csv, and events for TensorBoard.
 
     Args:
-        say: takes lines of text. The default prints, and on a terminal writes each progress line over the last one.
+        say: takes (text, progress=False).
     """
 
-    def __init__(self, folder, *, first_step, total_steps, batch_size, say=print):
+    def __init__(self, folder, *, first_step, total_steps, batch_size, say):
         folder = pathlib.Path(folder)
         self.total_steps, self.batch_size, self.say = total_steps, batch_size, say
         self._train = Table(folder / "train.csv", TRAIN, first_step)
         self._evaluation = None  # made with the first row: pre-training has none
         self._folder = folder
         self._events = EventFileWriter(str(folder / "tensorboard"))
-        self._overwrites = say is print and sys.stdout.isatty()
+        self._substituted = 0
         kept = self._train.kept
         self.losses = [(int(row["step"]), float(row["loss"])) for row in kept]  # mean loss since the last line
         self._seconds_before = float(kept[-1]["seconds"]) if kept else 0.0
@@ -96,17 +108,33 @@ class Log:
             self._start = (step, now)
         width = len(str(self.total_steps))
         text = f"step {step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {rate:.2e}  {pace}"
-        self._progress(f"{text}{skipped}", last=step == self.total_steps)
+        self.say(f"{text}{skipped}", progress=step < self.total_steps)
         self._last = (step, now)
         return int(newest["streak"])
 
     def evaluation(self, step, numbers):
         if self._evaluation is None:
-            self._evaluation = Table(self._folder / "evaluation.csv", EVALUATION, self._first_step)
+            self._evaluation = Table(self._folder / "evaluation.csv", ("step", *numbers), self._first_step)
         self._evaluation.write({"step": step, **numbers})
         self._event(step, numbers)
         text = "  ".join(f"{key} {value:.2f}" for key, value in numbers.items())
-        self._progress(f"evaluation after step {step}: {text}", last=True)
+        self.say(f"evaluation after step {step}: {text}")
+
+    def without_substitutes(self, batches):
+        """The batches without `substituted`, which is counted."""
+        for rows in batches:
+            self._substituted += int(rows.pop("substituted").sum())
+            yield rows
+
+    def results(self):
+        """first_loss, loss, losses, seconds, substituted; says what was left out."""
+        if self._substituted:
+            self.say(
+                f"{self._substituted} times another picture took the place of one that cannot be read (named above)"
+            )
+        ends = {"first_loss": self.losses[0][1], "loss": self.losses[-1][1]} if self.losses else {}
+        seconds = round(self.seconds(), 1)
+        return {**ends, "seconds": seconds, "losses": self.losses, "substituted": self._substituted}
 
     def seconds(self):
         """Since the run began, without the time between its sessions."""
@@ -133,9 +161,3 @@ class Log:
     def _event(self, step, row):
         values = [Summary.Value(tag=key, simple_value=value) for key, value in row.items() if key != "step"]
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-
-    def _progress(self, text, last):
-        if self._overwrites:
-            print(f"\r\x1b[K{text}", end="\n" if last else "", flush=True)
-        else:
-            self.say(text)

@@ -5,16 +5,12 @@
 Any folder of pictures will do: labels are not used.
 """
 
-import keras
-
 import keras_convnextv2 as kc
 from training.configs import Pretrain
-from training.data import open_source
+from training.data import Augmentation, open_source, pretraining_example
 from training.optimizers import pretrain_rules
 from training.program import launch
-from training.recipes import require_parts
-from training.session import Session, farewell
-from training.workdir import Workdir
+from training.run import Task
 
 SPLIT = "unlabelled"
 WEIGHTS = "fcmae.weights.h5"
@@ -34,34 +30,30 @@ def sample_losses(fcmae, batch):
     return fcmae.sample_losses(batch["images"], batch["visible"], training=True)
 
 
-def run(config, workdir, data, resume=False, log=print):
-    """Pre-trains and returns results: folder, model, weights, steps, loss, first_loss, seconds, losses."""
-    require_parts(config)
-    folder = Workdir(workdir, "pretrain", config, data, resume)
-    source = open_source(data, SPLIT, channels=config.channels)
-    keras.utils.set_random_seed(config.seed)
+def prepare(config, data, say):
     fcmae = build(config)
-    mask = (config.mask_patch_size, config.mask_ratio)
-    rules = pretrain_rules(config.decay_grn)
-    config.epoch_steps(source.count)  # refuses too large a batch before the folder is taken
-    path = folder.open()
-    session = Session(config, folder, source, fcmae, rules, sample_losses, mask=mask, resume=resume, say=log)
-    log(session.describe())
-    results = session.run()
-    fcmae.save_weights(path / WEIGHTS)
-    model = folder.save_model(fcmae.backbone)
-    results |= {"folder": str(path), "model": str(model), "weights": str(path / WEIGHTS)}
-    folder.write_results(results)
-    farewell(
-        log,
-        results,
-        [
-            f"python -m training.finetune --recipe finetune_... --data {data} --set init={path} --workdir NEW",
-            f"tensorboard --logdir {path / 'tensorboard'}",
-        ],
+
+    def save(folder):
+        weights = folder.path / WEIGHTS
+        fcmae.save_weights(weights)
+        return {"model": folder.save_model(fcmae.backbone), "weights": weights}
+
+    def next_lines(results):
+        return [
+            f"python -m training.finetune --recipe finetune_... --data {data} --set init={results['folder']} "
+            "--workdir NEW"
+        ]
+
+    return Task(
+        model=fcmae,
+        rules=pretrain_rules(config.decay_grn),
+        sample_losses=sample_losses,
+        source=open_source(data, SPLIT, channels=config.channels),
+        example=pretraining_example(Augmentation.of(config), *fcmae.visible_patches(config.image_size)),
+        save=save,
+        next_lines=next_lines,
     )
-    return results
 
 
 if __name__ == "__main__":
-    launch(Pretrain, run, SPLIT)
+    launch(Pretrain, prepare, SPLIT)

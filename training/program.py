@@ -7,10 +7,12 @@ import sys
 from absl import app, flags, logging
 
 from keras_convnextv2 import keep_memory
-from training.configs import help_texts, with_settings
 from training.data import open_source
+from training.fields import help_texts, with_settings
+from training.logs import Terminal, duration
 from training.loop import NotFinite, Stopped
 from training.recipes import TOP_1, find_recipe
+from training.run import run
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -32,9 +34,7 @@ def explain(name, config, images=None):
     lines = [f"{name}: {type(config).__name__}"]
     for field in dataclasses.fields(config):
         lines.append(f"  {field.name} = {getattr(config, field.name)!r}  # {texts[field.name]}")
-    lines += ["derived:", f"  peak_lr = {config.peak_lr:.6g}", f"  total_stride = {config.total_stride}"]
-    if hasattr(config, "patches"):
-        lines.append("  patches = {}, visible = {}".format(*config.patches))
+    lines += ["derived:", *(f"  {key} = {value}" for key, value in config.derived().items())]
     if images is None:
         lines.append("  steps: name the data with --data to see them")
     else:
@@ -45,34 +45,52 @@ def explain(name, config, images=None):
     return "\n".join(lines)
 
 
-def _images(config, data, split):
-    source = open_source(data, split, channels=config.channels)
-    few = getattr(config, "labels_per_class", 0)
-    return few * len(source.classes) if few else source.count
+def launch(kind, prepare, split):
+    """Runs the program of `prepare(config, data, say) -> Task` with the config of class `kind` that the flags describe.
 
-
-def launch(kind, run, split):
-    """Runs a program: `run(config, workdir, data, resume)` with the config of class `kind` that the flags describe."""
+    Args:
+        split: of the data, whose pictures --explain counts.
+    """
     define_flags()
-    app.run(lambda argv: sys.exit(_main(argv, kind, run, split)))
+    spare_workers_the_program()
+    app.run(lambda argv: sys.exit(_main(argv, kind, prepare, split)))
 
 
-def _main(argv, kind, run, split):
+def spare_workers_the_program():
+    """Else each process that prepares pictures would import the program anew, and with it Keras: some hundred MB."""
+    main = sys.modules["__main__"]
+    main.__spec__ = None
+    vars(main).pop("__file__", None)
+
+
+def farewell(say, results):
+    """Says where everything is and what to try next."""
+    for key in ("model", "weights", "folder"):
+        if key in results:
+            say(f"{key:>8}: {results[key]}")
+    say(f"    time: {duration(results['seconds'])}")
+    say("next:")
+    for line in results["next"]:
+        say(f"  {line}")
+
+
+def _main(argv, kind, prepare, split):
     values = flags.FLAGS
     try:
         if len(argv) > 1:
             raise ValueError(f"All arguments are flags. Received: {argv[1]!r}. Did you mean --data {argv[1]}?")
         config = with_settings(find_recipe(values.recipe, kind), values.set)
         if values.explain:
-            images = _images(config, values.data, split) if values.data else None
-            print(explain(values.recipe, config, images))
+            source = open_source(values.data, split, channels=config.channels) if values.data else None
+            print(explain(values.recipe, config, source and config.images_of(source)))
             return 0
         if not values.data:
             raise ValueError("--data must be shapes, folder:PATH or tfds:NAME. Received: none. Try --data shapes.")
         if line := keep_memory():
             logging.info(line)
         python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it reports each kind of device it lacks
-        run(config, values.workdir, values.data, values.resume)
+        say = Terminal()
+        farewell(say, run(prepare, config, values.workdir, values.data, values.resume, say))
     except Stopped as stopped:
         print(f"\n{stopped}. Go on with --resume.", file=sys.stderr)
         return INTERRUPTED

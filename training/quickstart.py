@@ -22,11 +22,12 @@ from absl import app, flags, logging
 import keras_convnextv2 as kc
 from keras_convnextv2 import visualize
 from training import finetune, pretrain
-from training.configs import require, with_settings
 from training.data import open_source
-from training.logs import duration
+from training.fields import require, with_settings
+from training.logs import Terminal, duration
 from training.loop import NotFinite, Stopped
 from training.recipes import RECIPES
+from training.run import run as run_task
 from training.workdir import RECIPE, RESULTS
 
 DATA = "shapes"
@@ -49,13 +50,13 @@ class Quickstart:
             require(getattr(self, field.name) >= 1, f"{field.name} must be at least 1", getattr(self, field.name))
 
 
-def run(config, workdir, log=print):
+def run(config, workdir, log):
     """Does it all and returns {"pre-training": results, arm: [results of each seed]}."""
     folder, start = pathlib.Path(workdir), time.perf_counter()
     log(f"1/4 FCMAE pre-training on unlabelled pictures ({keras.backend.backend()} backend)")
     recipe = dataclasses.replace(RECIPES["pretrain_shapes"], steps=config.pretrain_steps)
-    pretrained = once(pretrain.run, recipe, folder / "pretrained", log)
-    done, compiled = {"pre-training": pretrained}, {}
+    pretrained = once(pretrain.prepare, recipe, folder / "pretrained", log)
+    done = {"pre-training": pretrained}
     for number, (arm, name) in enumerate(ARMS.items(), 2):
         log(f"{number}/4 a classifier from few labels, {arm}, {config.seeds} seeds")
         init = pretrained["folder"] if arm == "pre-trained" else None
@@ -63,7 +64,7 @@ def run(config, workdir, log=print):
         for seed in range(config.seeds):
             recipe = dataclasses.replace(RECIPES[name], steps=config.finetune_steps, seed=seed, init=init)
             place = folder / f"{arm.replace(' ', '_')}_{seed}"
-            done[arm].append(once(finetune.run, recipe, place, brief(log), compiled=compiled))
+            done[arm].append(once(finetune.prepare, recipe, place, brief(log)))
             log(f"  seed {seed}: {done[arm][-1]['top_1']:.1f}% in {done[arm][-1]['seconds']:.0f} s")
     log("4/4 pictures and exports")
     made = show_and_export(done, folder, log)
@@ -82,7 +83,7 @@ NEXT = """next:
   python -m training.finetune --recipe finetune_shapes --explain     (every knob, with its help)"""
 
 
-def once(program, recipe, folder, log, **more):
+def once(prepare, recipe, folder, log):
     """The results of a run: those it left, or those it makes, going on from its last checkpoint."""
     begun, ended = (folder / RECIPE).exists(), folder / RESULTS
     if ended.exists():
@@ -93,16 +94,15 @@ def once(program, recipe, folder, log, **more):
         require(same, rule, str(folder.parent), "Try another --workdir.")
         log(f"  {folder} is complete: taken as it is")
         return json.loads(ended.read_text())
-    return program(recipe, folder, DATA, resume=begun, log=log, **more)
+    return run_task(prepare, recipe, folder, DATA, resume=begun, say=log)
 
 
 def brief(log, every=8):
-    """Passes on one line of progress in `every`, a run that goes on, and files that cannot be read."""
+    """Passes on one line of progress in `every`, indented."""
     lines = itertools.count(1)
 
-    def say(text):
-        progress = text.startswith("step ") and next(lines) % every == 0
-        if progress or text.startswith(("left out", "resuming")):
+    def say(text, progress=False):
+        if progress and next(lines) % every == 0:
             log(f"  {text}")
 
     return say
@@ -178,7 +178,7 @@ def main(argv):
         config = with_settings(Quickstart(), flags.FLAGS.set)
         if line := kc.keep_memory():
             print(line)
-        run(config, flags.FLAGS.workdir)
+        run(config, flags.FLAGS.workdir, Terminal())
     except Stopped as stopped:
         print(f"\n{stopped}. The same command goes on.", file=sys.stderr)
         return 130

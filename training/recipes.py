@@ -4,7 +4,8 @@ One column of a table is one recipe. Sources: ConvNeXt V2 (arXiv 2301.00808), ta
 TRAINING.md. Where they disagree, the value that was run is taken and the comment beside it says so.
 """
 
-from training.configs import NO_RANDAUGMENT, Finetune, Pretrain, nearest
+from training.configs import NO_RANDAUGMENT, Finetune, Pretrain
+from training.fields import nearest
 
 RANDAUGMENT = "rand-m9-mstd0.5-inc1"
 OFF = {"randaugment": NO_RANDAUGMENT, "mixup": 0.0, "cutmix": 0.0, "erasing": 0.0}  # not built yet: see `require_parts`

@@ -4,7 +4,8 @@ import re
 import pytest
 
 from tests.golden.make_recipes import FILE, resolved
-from training.configs import Finetune, Pretrain, from_json, help_texts, with_settings
+from training.configs import Finetune, Pretrain
+from training.fields import help_texts, with_settings
 from training.recipes import OFF, RECIPES, TOP_1, find_recipe, require_parts
 
 
@@ -79,12 +80,6 @@ def test_derived_numbers():
     assert dataclasses.replace(config, steps=200).warmup_steps(1000) == 40
     with pytest.raises(ValueError, match=r"at most the number of images, 50. Received: 64. Try --set batch_size=50"):
         config.total_steps(50)
-
-
-def test_config_survives_json():
-    config = RECIPES["finetune_shapes"]
-    values = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(config).items()}
-    assert from_json(Finetune, values) == config
 
 
 def test_unknown_recipe_names_the_closest():

@@ -25,7 +25,7 @@ class Run:
         numbers = {"total_steps": 8, "epoch_steps": 4, "batch_size": BATCH, "rate": lambda step: 0.01 * (step + 1)}
         self.plan = Plan(**{**numbers, "log_every": 3, "max_bad_steps": 3, **plan})
         sizes = {"total_steps": self.plan.total_steps, "batch_size": BATCH}
-        self.log = Log(folder, first_step=first_step, say=self.lines.append, **sizes)
+        self.log = Log(folder, first_step=first_step, say=lambda text, progress=False: self.lines.append(text), **sizes)
         self.first_step = first_step
 
     def train(self, rows, **options):

@@ -11,6 +11,7 @@ from absl import flags
 
 from training import finetune, pretrain, program
 from training.configs import Finetune, Pretrain
+from training.run import run
 
 DATA = "shapes:24"
 TINY = {
@@ -21,7 +22,7 @@ PRETRAIN = Pretrain(**TINY, warmup_epochs=0.5, decoder_dim=8)
 FINETUNE = Finetune(**TINY, layer_decay=0.9, drop_path_rate=0.3, ema=0.9, head_init_scale=1.0)
 
 
-def quiet(text):
+def quiet(text, progress=False):
     """Takes the lines of a run."""
 
 
@@ -29,7 +30,7 @@ def quiet(text):
 def pretrained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained") / "run"
     lines = []
-    results = pretrain.run(PRETRAIN, str(folder), DATA, log=lines.append)
+    results = run(pretrain.prepare, PRETRAIN, str(folder), DATA, say=lambda text, progress=False: lines.append(text))
     return folder, results, lines
 
 
@@ -37,7 +38,7 @@ def pretrained(tmp_path_factory):
 def finetuned(tmp_path_factory, pretrained):
     folder = tmp_path_factory.mktemp("finetuned") / "run"
     config = dataclasses.replace(FINETUNE, init=str(pretrained[0]))
-    return folder, config, finetune.run(config, str(folder), DATA, log=quiet)
+    return folder, config, run(finetune.prepare, config, str(folder), DATA, say=quiet)
 
 
 def test_pretraining_leaves_a_model_weights_and_its_recipe(pretrained):
@@ -49,12 +50,13 @@ def test_pretraining_leaves_a_model_weights_and_its_recipe(pretrained):
     assert (record["recipe"]["mask_ratio"], record["data"], record["program"]) == (0.6, DATA, "pretrain")
     assert results["steps"] == 6
     assert np.isfinite(results["loss"])
-    assert any(str(folder / "model.keras") in line for line in lines)
+    assert results["model"] == str(folder / "model.keras") and any("--set init=" in line for line in results["next"])
+    assert any(line.startswith("step 6/6  loss") for line in lines)
 
 
 def test_pretrained_backbone_starts_the_classifier(pretrained):
     saved = keras.models.load_model(pretrained[0] / "model.keras")
-    classifier, _ = finetune.build(dataclasses.replace(FINETUNE, init=str(pretrained[0])), 10)
+    classifier, _ = finetune.build(dataclasses.replace(FINETUNE, init=str(pretrained[0])), 10, quiet)
     theirs = {v.path: keras.ops.convert_to_numpy(v) for v in saved.trainable_variables}
     ours = {v.path: keras.ops.convert_to_numpy(v) for v in classifier.trainable_variables}
     assert set(ours) - set(theirs) == {"norm/gamma", "norm/beta", "head/kernel", "head/bias"}
@@ -79,7 +81,7 @@ def test_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(finetuned, tmp
     resumed = tmp_path / "resumed"
     shutil.copytree(folder, resumed)
     (resumed / "checkpoints" / "step_00000006.npz").unlink()
-    again = finetune.run(config, str(resumed), DATA, resume=True, log=quiet)
+    again = run(finetune.prepare, config, str(resumed), DATA, resume=True, say=quiet)
     assert (again["top_1"], again["top_1_average"]) == (results["top_1"], results["top_1_average"])
     ours, theirs = (np.load(path / "checkpoints" / "step_00000006.npz") for path in (resumed, folder))
     assert ours.files == theirs.files
@@ -87,24 +89,11 @@ def test_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(finetuned, tmp
         assert ours[key].tobytes() == theirs[key].tobytes(), key
 
 
-def test_a_run_with_shared_functions_equals_one_with_its_own(finetuned, tmp_path):
-    folder, config, _ = finetuned
-    compiled = {}
-    other = dataclasses.replace(config, seed=5, init=None, steps=2)
-    finetune.run(other, str(tmp_path / "other"), DATA, log=quiet, compiled=compiled)
-    finetune.run(config, str(tmp_path / "same"), DATA, log=quiet, compiled=compiled)
-    assert len(compiled) == 1
-    ours, theirs = (np.load(path / "checkpoints" / "step_00000006.npz") for path in (tmp_path / "same", folder))
-    for key in theirs.files:
-        if key != "meta":
-            assert ours[key].tobytes() == theirs[key].tobytes(), key
-
-
 def test_resuming_an_ended_run_keeps_its_losses(pretrained, tmp_path):
     folder = tmp_path / "ended"
     shutil.copytree(pretrained[0], folder)
     before = json.loads((folder / "results.json").read_text())
-    again = pretrain.run(PRETRAIN, str(folder), DATA, resume=True, log=quiet)
+    again = run(pretrain.prepare, PRETRAIN, str(folder), DATA, resume=True, say=quiet)
     assert again["steps"] == before["steps"] and len(again["losses"]) == len(before["losses"])
     assert [again[key] for key in ("first_loss", "loss")] == pytest.approx(
         [before[key] for key in ("first_loss", "loss")], rel=1e-5
@@ -114,7 +103,7 @@ def test_resuming_an_ended_run_keeps_its_losses(pretrained, tmp_path):
 
 def test_a_batch_larger_than_the_set_leaves_the_folder_free(tmp_path):
     with pytest.raises(ValueError, match="batch_size must be at most the number of images, 24. Received: 1000"):
-        pretrain.run(dataclasses.replace(PRETRAIN, batch_size=1000), str(tmp_path / "run"), DATA, log=quiet)
+        run(pretrain.prepare, dataclasses.replace(PRETRAIN, batch_size=1000), str(tmp_path / "run"), DATA, say=quiet)
     assert not (tmp_path / "run").exists()
 
 
@@ -122,7 +111,7 @@ def test_a_used_workdir_is_refused_and_untouched(pretrained):
     folder = pretrained[0]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with pytest.raises(ValueError, match="must not hold a run already.*Use --resume to go on with it, or another"):
-        pretrain.run(PRETRAIN, str(folder), DATA, log=quiet)
+        run(pretrain.prepare, PRETRAIN, str(folder), DATA, say=quiet)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -135,24 +124,26 @@ def test_a_used_workdir_is_refused_and_untouched(pretrained):
 )
 def test_resume_with_another_recipe_names_the_difference(pretrained, changes, data, message):
     with pytest.raises(ValueError, match=message):
-        pretrain.run(dataclasses.replace(PRETRAIN, **changes), str(pretrained[0]), data, resume=True, log=quiet)
+        run(
+            pretrain.prepare, dataclasses.replace(PRETRAIN, **changes), str(pretrained[0]), data, resume=True, say=quiet
+        )
 
 
 def test_resume_by_the_other_program_is_refused(pretrained):
     with pytest.raises(ValueError, match="run's own program, 'pretrain'. Received: 'finetune'"):
-        finetune.run(FINETUNE, str(pretrained[0]), DATA, resume=True, log=quiet)
+        run(finetune.prepare, FINETUNE, str(pretrained[0]), DATA, resume=True, say=quiet)
 
 
 def test_resume_without_a_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="--resume needs a --workdir that holds a run.*Leave --resume out"):
-        pretrain.run(PRETRAIN, str(tmp_path / "none"), DATA, resume=True, log=quiet)
+        run(pretrain.prepare, PRETRAIN, str(tmp_path / "none"), DATA, resume=True, say=quiet)
     assert not (tmp_path / "none").exists()
 
 
 def test_classes_are_checked_before_training(tmp_path):
     config = dataclasses.replace(FINETUNE, classes=7)
     with pytest.raises(ValueError, match=r"classes must be 10, those of shapes \(train\). Received: 7"):
-        finetune.run(config, str(tmp_path / "run"), DATA, log=quiet)
+        run(finetune.prepare, config, str(tmp_path / "run"), DATA, say=quiet)
     assert not (tmp_path / "run").exists()
 
 
@@ -164,7 +155,7 @@ def test_labels_per_class_limits_the_training_pictures_only():
 def test_a_head_to_keep_must_be_there(pretrained):
     config = dataclasses.replace(FINETUNE, init=str(pretrained[0]), keep_head=True)
     with pytest.raises(ValueError, match="keep_head needs weights with a head. Received: "):
-        finetune.build(config, 10)
+        finetune.build(config, 10, quiet)
 
 
 @pytest.mark.parametrize("made, message", [(True, "has that run ended"), (False, "there is no such file")])
@@ -184,6 +175,30 @@ def test_smoothed_loss_equals_the_formula():
     log_probability = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -(target * log_probability).sum(axis=1)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(losses), expected, atol=1e-6)
+
+
+WITHOUT_TENSORFLOW = """
+import dataclasses, sys
+sys.modules["tensorflow"] = None  # importing it fails
+from training import finetune
+from training.recipes import RECIPES
+from training.run import run
+recipe = dataclasses.replace(RECIPES["scratch_shapes"], steps=2, batch_size=8)
+assert run(finetune.prepare, recipe, sys.argv[1], "shapes:20")["steps"] == 2
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="this backend is TensorFlow")
+def test_training_needs_no_tensorflow(tmp_path):
+    subprocess.run([sys.executable, "-c", WITHOUT_TENSORFLOW, str(tmp_path / "run")], check=True, capture_output=True)
+
+
+@pytest.mark.slow
+def test_worker_processes_import_neither_the_program_nor_keras():
+    command = [sys.executable, "-m", "tests.training.modules_of_workers"]
+    modules = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert {"training", "PIL"} <= set(modules) and not {"keras", "tensorflow", "torch"} & set(modules)
 
 
 def test_there_are_six_flags():
@@ -216,7 +231,7 @@ def test_bad_command_lines_end_with_one_line(given, message, capsys, monkeypatch
     values = program.define_flags(flags.FlagValues())
     monkeypatch.setattr(program.flags, "FLAGS", values)
     rest = values(["program", *given])
-    assert program._main(rest, Pretrain, pretrain.run, "unlabelled") == 1
+    assert program._main(rest, Pretrain, pretrain.prepare, "unlabelled") == 1
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
     assert message in error

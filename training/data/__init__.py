@@ -1,18 +1,21 @@
 """Pictures for training and evaluation: sources, order, augmentation, and the pipeline that makes batches."""
 
+from training.data.augmentation import Augmentation
 from training.data.decode import UnreadableImage
+from training.data.examples import classification_example, pretraining_example
 from training.data.picture_source import PictureSource, StreamSource, take_per_class
-from training.data.pipeline import as_numpy, evaluation_batches, iterate, training_batches
+from training.data.pipeline import evaluation_batches, training_batches
 from training.data.sources import open_source
 
 __all__ = [
+    "Augmentation",
     "PictureSource",
     "StreamSource",
     "UnreadableImage",
-    "as_numpy",
+    "classification_example",
     "evaluation_batches",
-    "iterate",
     "open_source",
+    "pretraining_example",
     "take_per_class",
     "training_batches",
 ]

@@ -1,65 +1,65 @@
-"""Crops, flips and the evaluation resize: what is drawn, in stateless TensorFlow ops, and what is done with it.
+"""Crops, flips and the evaluation picture.
 
-A picture is `Pixels` or `Encoded`; Pillow resizes it in eight bits, as torchvision does with Pillow's images. What is
-random comes in as numbers, which are a function of a sample's seed (two int64): see `draw`.
+A picture is `Pixels` or `Encoded`; Pillow resizes it in eight bits, as torchvision does with Pillow's images.
 """
 
 import dataclasses
 import math
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
-from keras_convnextv2.weights.transform import resize_and_crop
 from training.data.decode import as_array, as_image
 
 CROPS = ("random_resized", "padded", "none")
 CROP_ATTEMPTS = 10
 ASPECT_RATIO = (3 / 4, 4 / 3)
 PADDING = 4
-_CROP, _FLIP = 0, 1  # folded into a seed; the pipeline has further purposes
-
-
-def fold_in(seed, purpose):
-    """A seed for one purpose (an int) of whatever `seed` belongs to."""
-    return tf.random.fold_in(seed, tf.cast(purpose, tf.int64), alg="philox")
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What training does to a picture.
+    """What training does to a picture: (rng, picture) -> uint8 (h, w, C).
 
     Args:
         size: (height, width) of the result.
-        crop: `random_resized`, `padded` or `none`.
+        crop: `random_resized` (area within `crop_scale`), `padded` (PADDING mirrored pixels around, for small pictures)
+            or `none` (fitted to the size).
         crop_scale: of a random resized crop, the smallest and largest part of the picture's area.
         flip: whether half of the pictures are mirrored.
     """
 
     size: tuple
-    crop: str
-    crop_scale: tuple
-    flip: bool
+    crop: str = "random_resized"
+    crop_scale: tuple = (0.2, 1.0)
+    flip: bool = True
 
-    def draw(self, seed):
-        """The random numbers of a sample, for the crop and for the flip; a graph function."""
-        crop, seed_of_crop = tf.zeros([]), fold_in(seed, _CROP)
-        if self.crop == "random_resized":
-            crop = tf.random.stateless_uniform([2, CROP_ATTEMPTS + 1], seed_of_crop, alg="philox")
-        elif self.crop == "padded":
-            crop = tf.random.stateless_uniform([2], seed_of_crop, 0, 2 * PADDING + 1, tf.int32, alg="philox")
-        return crop, tf.random.stateless_uniform([], fold_in(seed, _FLIP), alg="philox")
+    def __post_init__(self):
+        if np.size(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"image_size must be (height, width), both at least 1. Received: {self.size!r}")
+        if self.crop not in CROPS:
+            raise ValueError(f"crop must be one of {', '.join(CROPS)}. Received: {self.crop!r}")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(
+                f"crop_scale must be (smallest, largest) part, within (0, 1]. Received: {self.crop_scale!r}"
+            )
+        if self.crop == "padded" and min(self.size) <= PADDING:
+            raise ValueError(f"a padded crop mirrors {PADDING} pixels of larger sides. Received: {self.size!r}")
 
-    def apply(self, picture, crop, flip):
-        """uint8 (h, w, C) of a picture and the two arrays of `draw`."""
+    @classmethod
+    def of(cls, config):
+        """That of a config with pictures of one size."""
+        return cls(config.image_size, config.crop, config.crop_scale, config.flip)
+
+    def __call__(self, rng, picture):
         if self.crop == "random_resized":
-            image = picture.resized(crop_window(crop, picture.size, self.crop_scale), self.size)
+            numbers = rng.random((2, CROP_ATTEMPTS + 1))
+            image = picture.resized(crop_window(numbers, picture.size, self.crop_scale), self.size)
         else:
-            image = fit(picture, self.size)
+            image = as_image(evaluation_picture(picture, self.size))
             if self.crop == "padded":
-                image = padded_crop(image, *crop)
-        if self.flip and flip < 0.5:
+                image = padded_crop(image, *rng.integers(0, 2 * PADDING + 1, 2))
+        if self.flip and rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return as_array(image)
 
@@ -77,7 +77,7 @@ def crop_window(numbers, size, scale, ratio=ASPECT_RATIO):
         torchvision's RandomResizedCrop, which the paper's training used.
     """
     height, width = size
-    (*areas, down), (*ratios, right) = np.asarray(numbers, "float64").tolist()
+    (*areas, down), (*ratios, right) = np.asarray(numbers).tolist()
     log_ratio = math.log(ratio[0]), math.log(ratio[1])
     for area, aspect in zip(areas, ratios, strict=True):
         area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
@@ -97,10 +97,14 @@ def padded_crop(image, top, left):
     return as_image(mirrored[top : top + image.height, left : left + image.width])
 
 
-def fit(picture, size, crop_fraction=1.0):
-    """The evaluation picture, a Pillow image: as it is when it has the size, else as the published networks' presets.
+def evaluation_picture(picture, size, crop_fraction=1.0):
+    """uint8 (h, w, C) of a picture: as it is when it has the size, else as the published networks' presets.
 
     The sides that are resized to are int(size / crop_fraction); the picture keeps its aspect ratio and covers them, and
     its centre is cropped. With crop_fraction None it is resized to `size` and its aspect ratio ignored.
     """
-    return picture.image if picture.size == tuple(size) else resize_and_crop(picture.image, size, crop_fraction)
+    if picture.size == tuple(size):
+        return picture.array
+    from keras_convnextv2.weights.transform import resize_and_crop  # Keras comes with it, which workers do without
+
+    return as_array(resize_and_crop(picture.image, size, crop_fraction))

@@ -1,5 +1,6 @@
 """What a pipeline reads from: pictures by their number, or a stream of records."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -8,6 +9,7 @@ from absl import logging
 from training.data.decode import Encoded, Pixels, UnreadableImage
 
 MEMORY_LIMIT = 1_000_000_000  # bytes of decoded pictures that a source may keep
+SHUFFLE_WINDOW = 4096  # records of a stream, still encoded
 _MEASURED = 64  # pictures whose size decides that
 
 
@@ -33,40 +35,35 @@ class PictureSource:
     def labelled(self):
         return self.labels is not None
 
-    @property
-    def skipped(self):
-        """How many different pictures training has left out because they cannot be read."""
-        return len(self._unreadable)
-
     def picture(self, index):
         """uint8 (H, W, channels); raises UnreadableImage. Safe to call from many threads."""
-        return self.opened(index).array
+        return self.opened(index)[0].array
 
     def opened(self, index):
-        """`Pixels` or `Encoded`: where it is not kept, a picture is decoded only as far as its window asks for."""
+        """(`Pixels` or `Encoded`, label or None): what is not kept is decoded only as far as its window asks for."""
+        label = None if self.labels is None else self.labels[index]
         if index in self._kept:
-            return self._kept[index]
+            return self._kept[index], label
         picture = self._read(index)
         if self._keep and isinstance(picture, Encoded):
             picture = picture.array
         if isinstance(picture, np.ndarray):
             picture = Pixels(picture)
-        return self._kept.setdefault(index, picture) if self._keep else picture
+        return (self._kept.setdefault(index, picture) if self._keep else picture), label
 
-    def readable_picture(self, order, position, prepare=lambda picture: picture.array):
-        """What `prepare` makes of the picture at `position` of an order of indices: (index, that).
+    def readable(self, index, prepare):
+        """What `prepare` makes of (picture, label) number `index`, a dict, and `substituted`.
 
-        In place of a picture that cannot be read comes the next one that can; it is warned about once, counted, and not
-        tried again.
+        In place of a picture that cannot be read comes the next one that can; it is warned about once a process.
         """
         for offset in range(self.count):
-            index = int(order[(position + offset) % self.count])
-            if index in self._unreadable:
+            number = (index + offset) % self.count
+            if number in self._unreadable:
                 continue
             try:
-                return index, prepare(self.opened(index))
+                return {**prepare(*self.opened(number)), "substituted": np.bool_(offset > 0)}
             except UnreadableImage as error:
-                self._leave_out(index, str(error))
+                self._leave_out(number, str(error))
         reason = next(iter(self._unreadable.values()))
         raise UnreadableImage(f"none of the {self.count} images of {self.name} can be read; the first one: {reason}")
 
@@ -74,9 +71,16 @@ class PictureSource:
         """A source of the pictures with these indices, in this order."""
         indices = np.asarray(indices)
         labels = None if self.labels is None else self.labels[indices]
-        read = lambda index: self.opened(int(indices[index]))  # noqa: E731
+        read = lambda index: self.opened(int(indices[index]))[0]  # noqa: E731
         kinds = {"channels": self.channels, "classes": self.classes}
         return PictureSource(self.name, read, len(indices), labels=labels, **kinds)
+
+    def __getstate__(self):
+        """For worker processes, which keep pictures of their own."""
+        return {**vars(self), "_lock": None, "_kept": {}}
+
+    def __setstate__(self, state):
+        vars(self).update(state, _lock=threading.Lock())
 
     def _leave_out(self, index, reason):
         with self._lock:
@@ -105,14 +109,42 @@ class StreamSource:
     """Records that can only be read one after the other, such as large TFRecord sets.
 
     Args:
-        records: a tf.data.Dataset of (encoded picture, label), the same order every time.
+        records: function of a number n, returning an iterator of (encoded picture, label) from the n-th record on.
     """
-
-    skipped = 0  # a stream cannot look ahead for a replacement, so an unreadable record stops the run
 
     def __init__(self, name, records, count, *, channels, classes=(), labelled=True):
         self.name, self.records, self.count, self.channels = name, records, int(count), channels
         self.classes, self.labelled = tuple(classes), labelled
+
+    def in_order(self):
+        """(picture, label or None) of every record."""
+        return (self._opened(n, *record) for n, record in enumerate(self.records(0)))
+
+    def shuffled(self, seed, first):
+        """(sample, picture, label or None) from sample `first` on, without an end.
+
+        Every epoch is shuffled in windows, whose borders differ from epoch to epoch; before the first one that is asked
+        for, records are skipped unread.
+        """
+        for epoch in itertools.count(first // self.count):
+            before = epoch * self.count
+            windows = self._windows(seed, epoch, max(0, first - before))
+            yield from ((before + n, *self._opened(n, *record)) for n, record in windows)
+
+    def _windows(self, seed, epoch, first):
+        """(position, record) from position `first` on."""
+        border = int(np.random.default_rng([seed, epoch]).integers(1, SHUFFLE_WINDOW + 1))
+        starts = [0, *range(border, self.count, SHUFFLE_WINDOW), self.count]
+        windows = [(start, stop) for start, stop in itertools.pairwise(starts) if stop > first]
+        records = self.records(windows[0][0])
+        for start, stop in windows:
+            window = list(itertools.islice(records, stop - start))
+            order = np.random.default_rng([seed, epoch, start]).permutation(len(window))
+            yield from ((start + n, window[k]) for n, k in enumerate(order) if start + n >= first)
+
+    def _opened(self, number, encoded, label):
+        picture = Encoded(encoded, self.channels, f"number {number} of {self.name}")
+        return picture, (np.int32(label) if self.labelled else None)
 
 
 def take_per_class(source, n, seed):

@@ -1,81 +1,65 @@
-"""Batches for training and for evaluation: a tf.data pipeline under every backend.
+"""Batches for training and for evaluation by grain, as dicts of numpy arrays for every backend.
 
-Sample i since the start of training has the seed (seed, i), and each purpose folds its own number into that. So a batch
-is a function of its step: it does not depend on where a run was resumed, on the number of workers, or on the backend.
+Sample i since the start of training is number i % N in the order of epoch i // N, and all that is random about it comes
+from one generator of (seed, i). So a batch is a function of its step: it does not depend on where a run was resumed, on
+the number of workers, or on the backend.
 """
 
-import functools
-import re
+import concurrent.futures
+import itertools
+import os
 
-import keras
+import grain
 import numpy as np
-import tensorflow as tf
+from absl import flags
 
-from training.data import masks
-from training.data.augmentation import CROPS, PADDING, Augmentation, fit, fold_in
-from training.data.decode import Encoded, UnreadableImage, as_array
-from training.data.order import epoch_and_position, epoch_order, sample_range
-from training.data.picture_source import PictureSource, StreamSource
+from training.data.augmentation import evaluation_picture
+from training.data.picture_source import StreamSource
 
-if keras.backend.backend() != "tensorflow":
-    tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads here, and would take all of the memory
-
-SHUFFLE_WINDOW = 4096  # records of a stream, still encoded
-_MASK, _ORDER = 2, 3  # folded into a seed; a new purpose gets a new number, and augmentation has the first two
+SAMPLE, MIX = 0, 1  # what a generator is for
 
 
-def training_batches(
-    source,
-    *,
-    batch_size,
-    image_size,
-    seed,
-    first_step,
-    steps,
-    crop="random_resized",
-    crop_scale=(0.2, 1.0),
-    flip=True,
-    mask=None,
-    workers=None,
-):
+def training_batches(source, example, *, batch_size, seed, first_step, steps, mix=None, workers=None, processes=0):
     """Batches of the steps first_step .. first_step + steps - 1, the same ones whatever the first step is.
 
     Args:
         source: from `open_source`.
-        image_size: (height, width).
-        crop: `random_resized` (area within `crop_scale`), `padded` (4 mirrored pixels around, for small pictures) or
-            `none` (fitted to the size).
-        mask: (patch size, mask ratio) to draw a mask for each sample, or None.
-        workers: pictures prepared at the same time; None leaves it to tf.data.
+        example: (rng, picture, target) -> dict of arrays; `picture` is `Pixels` or `Encoded`, `target` its label or
+            None. It draws from rng in a fixed order. See `training.data.examples`.
+        mix: (rng of the step, batch) -> batch, or None.
+        workers: threads that prepare pictures; None: one a core.
+        processes: worker processes in their place, for programs in which Python's lock is short; 0: threads.
     Returns:
-        A tf.data.Dataset of dicts: `images` float32 (B, h, w, C) 0..255, `labels` int32 (B,) if the source has labels,
-        `visible` int32 (B, K) sorted, if there is a mask.
+        An iterator of dicts of arrays (B, ...): those of `example`, and `substituted` bool (B,), which is true for a
+        sample whose picture could not be read and was replaced by another one.
+    Raises:
+        UnreadableImage: no picture can be read, or one of a stream.
     """
-    _check(batch_size, image_size, crop, crop_scale)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1. Received: {batch_size!r}")
     if seed < 0 or first_step < 0 or steps < 1:
         raise ValueError(
             f"seed and first_step must be at least 0, steps at least 1. "
             f"Received: seed={seed!r}, first_step={first_step!r}, steps={steps!r}"
         )
-    counts = masks.patch_counts(image_size, *mask) if mask else None
-    augmentation = Augmentation(tuple(image_size), crop, tuple(crop_scale), flip)
 
-    def prepare(sample, *record):
-        sample_seed = tf.stack([tf.constant(seed, tf.int64), sample])
-        example = load(sample, *record, *augmentation.draw(sample_seed))
-        if counts:
-            example["visible"] = masks.random_visible(fold_in(sample_seed, _MASK), *counts)
-        return example
+    def prepared(sample, index):
+        return source.readable(index, lambda *opened: example(np.random.default_rng([seed, SAMPLE, sample]), *opened))
 
-    first, last = sample_range(first_step, steps, batch_size)
-    samples = tf.data.Dataset.range(first, last)
+    def mixed(step, batch):
+        return batch if mix is None else mix(np.random.default_rng([seed, MIX, step]), batch)
+
     if isinstance(source, StreamSource):
-        samples = tf.data.Dataset.zip(samples, _shuffled_records(source, seed, first))
-        load = _graph(source, _record_reader(source, augmentation.apply), image_size)
-    else:
-        load = _graph(source, _shuffled_reader(source, seed, augmentation.apply), image_size)
-    batches = _parallel(samples, prepare, workers).batch(batch_size, drop_remainder=True)
-    return batches.map(_to_float).prefetch(tf.data.AUTOTUNE)
+
+        def of_record(sample, picture, label):
+            rows = example(np.random.default_rng([seed, SAMPLE, sample]), picture, label)
+            return {**rows, "substituted": np.bool_(False)}
+
+        rows = _threaded(of_record, source.shuffled(seed, first_step * batch_size), workers)
+        return (mixed(step, _stacked(rows, batch_size)) for step in range(first_step, first_step + steps))
+    samples = grain.MapDataset.source(range(source.count)).seed(seed).shuffle().repeat().map_with_index(prepared)
+    batches = samples.batch(batch_size).map_with_index(mixed)
+    return _read(batches[first_step : first_step + steps], workers, processes)
 
 
 def evaluation_batches(source, *, batch_size, image_size, crop_fraction=0.875, workers=None):
@@ -85,135 +69,56 @@ def evaluation_batches(source, *, batch_size, image_size, crop_fraction=0.875, w
         crop_fraction: the part of the resized picture that the centre crop keeps; None squashes the picture to the
             size. A picture that has the size already is taken as it is.
     Returns:
-        A tf.data.Dataset of dicts: `images` float32 (B, h, w, C) 0..255, `labels` int32 (B,) if the source has labels,
-        `weight` float32 (B,), 1 or 0. Its iteration stops at an unreadable picture; `as_numpy` and `iterate` name it in
-        one line.
+        An iterator of dicts: `images` uint8 (B, h, w, C), `labels` int32 (B,) if the source has labels, `weight`
+        float32 (B,), 1 or 0.
+    Raises:
+        UnreadableImage: at the first picture that cannot be read.
     """
-    _check(batch_size, image_size, "none", (1, 1))
     if crop_fraction is not None and not 0 < crop_fraction <= 1:
         raise ValueError(f"crop_fraction must be in (0, 1], or None for no crop. Received: {crop_fraction!r}")
 
-    def apply(picture):
-        return as_array(fit(picture, tuple(image_size), crop_fraction))
+    def prepared(picture, label):
+        labels = {} if label is None else {"labels": np.int32(label)}
+        images = evaluation_picture(picture, tuple(image_size), crop_fraction)
+        return {"images": images, **labels, "weight": np.float32(1)}
 
-    def prepare(sample, *record):
-        return {**load(sample, *record), "weight": tf.constant(1.0)}
+    def filled_up(batch):
+        missing = batch_size - len(batch["weight"])
+        return {key: np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) for key, rows in batch.items()}
 
-    def fill_up(batch):
-        missing = batch_size - tf.shape(batch["weight"])[0]
-        full = {key: tf.pad(value, [[0, missing]] + [[0, 0]] * (value.shape.rank - 1)) for key, value in batch.items()}
-        return {key: tf.ensure_shape(value, [batch_size, *value.shape[1:]]) for key, value in full.items()}
-
-    samples = tf.data.Dataset.range(source.count)
     if isinstance(source, StreamSource):
-        samples = tf.data.Dataset.zip(samples, source.records)
-        load = _graph(source, _record_reader(source, apply), image_size)
-    else:
-        load = _graph(source, lambda index: (index, apply(source.opened(int(index)))), image_size)
-    batches = _parallel(samples, prepare, workers).batch(batch_size).map(fill_up)
-    return batches.map(_to_float).prefetch(tf.data.AUTOTUNE)
+        rows = _threaded(prepared, source.in_order(), workers)
+        return (filled_up(_stacked(rows, batch_size)) for _ in range(-(-source.count // batch_size)))
+    samples = grain.MapDataset.source(range(source.count)).map(lambda index: prepared(*source.opened(index)))
+    return _read(samples.batch(batch_size).map(filled_up), workers)
 
 
-def iterate(dataset):
-    """The batches of a dataset; an unreadable picture raises UnreadableImage, whose text is one line."""
+def _read(batches, workers, processes=0):
+    """The batches of a MapDataset, each prepared by one worker while those before it are used."""
+    threads = 1 if processes else workers or os.cpu_count()
+    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+    if processes:
+        if not flags.FLAGS.is_parsed():  # grain asks for its own, which only programs have read
+            flags.FLAGS.mark_as_parsed()
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes))
+    iterator = iter(batches)
     try:
-        yield from dataset
-    except tf.errors.OpError as error:
-        named = re.search(rf"{UnreadableImage.__name__}: (.*)", error.message)
-        if named is None:
-            raise
-        raise UnreadableImage(named[1]) from None
+        yield from iterator
+    finally:
+        iterator.close()
 
 
-def as_numpy(dataset):
-    """The batches of a dataset as dicts of numpy arrays, for JAX and PyTorch.
-
-    The arrays are the caller's own: PyTorch would not take TensorFlow's, which are read-only, without a warning.
-    """
-    for batch in iterate(dataset):
-        yield {key: value.numpy() for key, value in batch.items()}
-
-
-def _check(batch_size, image_size, crop, crop_scale):
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1. Received: {batch_size!r}")
-    if np.size(image_size) != 2 or min(image_size) < 1:
-        raise ValueError(f"image_size must be (height, width), both at least 1. Received: {image_size!r}")
-    if crop not in CROPS:
-        raise ValueError(f"crop must be one of {', '.join(CROPS)}. Received: {crop!r}")
-    if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-        raise ValueError(f"crop_scale must be (smallest, largest) part, within (0, 1]. Received: {crop_scale!r}")
-    if crop == "padded" and min(image_size) <= PADDING:
-        raise ValueError(f"a padded crop mirrors {PADDING} pixels of larger sides. Received: {image_size!r}")
+def _threaded(function, rows, workers):
+    """`function` of each row of an iterator, in its order, by some threads that run a little ahead."""
+    threads = workers or os.cpu_count()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        ahead = [pool.submit(function, *row) for row in itertools.islice(rows, 4 * threads)]
+        while ahead:
+            yield ahead.pop(0).result()
+            ahead += [pool.submit(function, *row) for row in itertools.islice(rows, 1)]
 
 
-def _parallel(samples, prepare, workers):
-    return samples.map(prepare, num_parallel_calls=workers or tf.data.AUTOTUNE, deterministic=True)
-
-
-def _to_float(batch):
-    """Eight bits until there is a batch: a quarter of the bytes to copy."""
-    return {**batch, "images": tf.cast(batch["images"], tf.float32)}
-
-
-def _shuffled_reader(source, seed, apply):
-    """A reader of sample i: the picture at its position of its epoch's order, or the next readable one."""
-    order = functools.lru_cache(maxsize=3)(functools.partial(epoch_order, source.count, seed))  # at most two in use
-
-    def read(sample, *numbers):
-        epoch, position = epoch_and_position(int(sample), source.count)
-        return source.readable_picture(order(epoch), position, lambda picture: apply(picture, *numbers))
-
-    return read
-
-
-def _record_reader(source, apply):
-    def read(sample, encoded, label, *numbers):
-        name = f"number {sample % source.count} of {source.name}"
-        return label, apply(Encoded(encoded, source.channels, name), *numbers)
-
-    return read
-
-
-def _graph(source, read, image_size):
-    """`read` as a graph function of whatever tensors it takes, {"images": uint8, "labels"}.
-
-    `read` returns the index of a picture, or the label of a record, and the pixels. It is Python: Pillow works outside
-    of Python's lock, and a graph cannot catch a damaged file.
-    """
-    labels = source.labels if isinstance(source, PictureSource) else None
-
-    def python(*values):
-        index, pixels = read(*values)
-        return pixels, np.int32(index if labels is None else labels[index])
-
-    def graph(*values):
-        image, label = tf.numpy_function(python, tf.nest.flatten(values), (tf.uint8, tf.int32))
-        example = {"images": tf.ensure_shape(image, [*image_size, source.channels])}
-        return {**example, "labels": tf.ensure_shape(label, [])} if source.labelled else example
-
-    return graph
-
-
-def _shuffled_records(source, seed, first):
-    """The records from sample `first` on, every epoch shuffled in windows whose borders differ from epoch to epoch.
-
-    Dataset.shuffle would depend on TensorFlow's global seed too; with (seed, epoch) alone, resuming is skipping.
-    """
-    first_epoch, position = epoch_and_position(first, source.count)
-
-    def epoch_records(epoch):
-        epoch_seed = fold_in(tf.stack([tf.constant(seed, tf.int64), epoch]), _ORDER)
-
-        def shuffled(window, encoded, labels):
-            window_seed = fold_in(epoch_seed, window)
-            order = tf.random.experimental.stateless_shuffle(tf.range(tf.size(labels)), window_seed, alg="philox")
-            return tf.gather(encoded, order), tf.gather(labels, order)
-
-        border = tf.random.stateless_uniform([], epoch_seed, 1, SHUFFLE_WINDOW + 1, tf.int64, alg="philox")
-        head, tail = source.records.take(border), source.records.skip(border)
-        windows = head.batch(SHUFFLE_WINDOW).concatenate(tail.batch(SHUFFLE_WINDOW)).enumerate()
-        records = windows.map(lambda window, records: shuffled(window, *records)).prefetch(1).unbatch()
-        return records.skip(tf.where(epoch == first_epoch, tf.constant(position, tf.int64), 0))
-
-    return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch_records)
+def _stacked(rows, count):
+    """The next rows of an iterator as one batch."""
+    some = list(itertools.islice(rows, count))
+    return {key: np.stack([row[key] for row in some]) for key in some[0]}

@@ -27,7 +27,9 @@ def open_prepared(name, split, channels):
     count, title, labelled = int(records.cardinality()), f"tfds:{name} ({split})", split != "unlabelled"
     kinds = {"channels": channels, "classes": tuple(builder.info.features[label_key].names) if labelled else ()}
     if _bytes(builder, theirs, image_key, count) > MEMORY_LIMIT:
-        return StreamSource(title, records, count, labelled=labelled, **kinds)
+        return StreamSource(
+            title, lambda first: records.skip(first).as_numpy_iterator(), count, labelled=labelled, **kinds
+        )
     encoded, labels = zip(*records.as_numpy_iterator(), strict=True)
     read = lambda index: Encoded(encoded[index], channels, f"number {index} of {title}")  # noqa: E731
     keep = fit_in_memory(read, count, channels)
@@ -39,6 +41,11 @@ def _library():
         import tensorflow_datasets
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("tfds:NAME needs tensorflow-datasets: pip install tensorflow-datasets") from error
+    import keras
+    import tensorflow as tf
+
+    if keras.backend.backend() != "tensorflow":
+        tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads here, and would take all of the memory
     return tensorflow_datasets
 
 

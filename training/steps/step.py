@@ -142,14 +142,6 @@ class BaseStep:
                 if value is not variable.value:  # else it was changed in place
                     variable.assign(value)
 
-    def restart(self):
-        """Forgets everything but the model's present values, for another run with the same compiled functions."""
-        for group in ("first", "second", "counters"):
-            for variable in self.groups[group]:
-                variable.assign(ops.zeros(variable.shape, variable.dtype))
-        for average, weight in zip(self.average, self.groups["weights"] if self.average else [], strict=True):
-            average.assign(ops.convert_to_numpy(weight))  # through numpy: JAX gives memory away that two would share
-
     def variables(self):
         """{key: variable} of all that a step changes, for the checkpoint; no key depends on an automatic name."""
         return {

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training.data import Augmentation, classification_example, pretraining_example, training_batches
+
 CLASSES = ("cat", "dog", "eel")
 
 
@@ -21,3 +23,22 @@ def folder(tmp_path):
             for number in range(first + step * label):
                 write_picture(tmp_path / split / name / f"{number}.png", [split == "test", label, number])
     return tmp_path
+
+
+def example_of(source, *, image_size, crop="random_resized", crop_scale=(0.2, 1.0), flip=True, mask=None):
+    """What programs make of a sample; with `mask`, (patches, visible), pre-training's, and labels where there are."""
+    augmentation = Augmentation(image_size, crop, crop_scale, flip)
+    masked, plain = pretraining_example(augmentation, *(mask or (1, 1))), classification_example(augmentation)
+    if mask is None:
+        return plain
+    return lambda rng, picture, target: {
+        **masked(rng, picture, target),
+        **({} if target is None else {"labels": np.int32(target)}),
+    }
+
+
+def batches_of(source, *, batch_size, seed, first_step, steps, workers=None, processes=0, mix=None, **options):
+    """Training batches without `substituted`, which must be false, as a list."""
+    kinds = {"workers": workers, "processes": processes, "mix": mix}
+    sizes = {"batch_size": batch_size, "seed": seed, "first_step": first_step, "steps": steps}
+    return list(training_batches(source, example_of(source, **options), **sizes, **kinds))

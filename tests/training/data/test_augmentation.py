@@ -4,33 +4,25 @@ import tarfile
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from training.data import augmentation
 from training.data.augmentation import Augmentation
-from training.data.decode import Encoded, Pixels, as_array
+from training.data.decode import Encoded, Pixels
 
 
 def noise(height, width, channels=3):
     return Pixels(np.random.default_rng(0).integers(0, 256, (height, width, channels), "uint8"))
 
 
-def each(function, count):
-    """What a function of a seed returns for `count` seeds: one stacked array for each of its results."""
-    seeds = tf.data.Dataset.range(count).map(lambda index: tf.stack([tf.constant(7, tf.int64), index]))
-    stacked = next(iter(seeds.map(function).batch(count)))
-    return [values.numpy() for values in tf.nest.flatten(stacked)]
-
-
-def drawn(crop, count):
-    """The numbers of `count` samples: of their crops, of their flips."""
-    return each(Augmentation((24, 20), crop, (0.2, 1.0), True).draw, count)
+def generators(count):
+    return (np.random.default_rng([7, n]) for n in range(count))
 
 
 def windows_of(size, scale, count=3000):
     """(top, left, height, width) of crops, each an array."""
-    return np.array([augmentation.crop_window(numbers, size, scale) for numbers in drawn("random_resized", count)[0]]).T
+    draws = (rng.random((2, augmentation.CROP_ATTEMPTS + 1)) for rng in generators(count))
+    return np.array([augmentation.crop_window(numbers, size, scale) for numbers in draws]).T
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +68,7 @@ def test_the_largest_numbers_stay_in_the_picture():
 
 def test_random_resized_crop_of_the_whole_is_a_resize():
     picture, crop = noise(48, 64), Augmentation((24, 40), "random_resized", (1.0, 1.0), False)
-    done = crop.apply(picture, np.full((2, 11), 0.4), 0.0)  # 4/3: the fallback keeps all
+    done = crop(np.random.default_rng(0), picture)  # 4/3: the fallback keeps all
     np.testing.assert_array_equal(done, Image.fromarray(picture.array).resize((40, 24), Image.Resampling.BICUBIC))
     assert done.dtype == np.uint8
 
@@ -86,7 +78,7 @@ def test_padded_crop_takes_every_shift_of_the_mirrored_picture():
     mirrored = np.pad(picture.array, ((4, 4), (4, 4), (0, 0)), "reflect")
     places = {mirrored[t : t + 8, x : x + 12].tobytes(): (t, x) for t in range(9) for x in range(9)}
     padded = Augmentation((8, 12), "padded", (1, 1), False)
-    crops = [padded.apply(picture, numbers, 0.0) for numbers in drawn("padded", 1000)[0]]
+    crops = [padded(rng, picture) for rng in generators(1000)]
     seen = [places[crop.tobytes()] for crop in crops]  # a KeyError is a crop that is no window
     assert len(set(seen)) == 81
 
@@ -94,7 +86,7 @@ def test_padded_crop_takes_every_shift_of_the_mirrored_picture():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_half_of_the_pictures_are_flipped(channels):
     picture, plain = noise(24, 20, channels), Augmentation((24, 20), "none", (1, 1), True)
-    done = [plain.apply(picture, *numbers) for numbers in zip(*drawn("none", 1000), strict=True)]
+    done = [plain(rng, picture) for rng in generators(1000)]
     turned = np.array([np.array_equal(image, picture.array[:, ::-1]) for image in done])
     assert all(
         np.array_equal(image, picture.array) for image, mirrored in zip(done, turned, strict=True) if not mirrored
@@ -102,16 +94,9 @@ def test_half_of_the_pictures_are_flipped(channels):
     assert abs(turned.mean() - 0.5) < 0.06  # four standard deviations
 
 
-def test_purposes_have_independent_seeds():
-    crop, flip = augmentation.fold_in([3, 5], 0), augmentation.fold_in([3, 5], 1)
-    assert not np.array_equal(crop, flip)
-    np.testing.assert_array_equal(crop, augmentation.fold_in([3, 5], 0))
-    assert not np.array_equal(crop, augmentation.fold_in([3, 6], 0))
-
-
 def test_a_picture_of_the_size_is_not_resized():
     picture = noise(32, 48)
-    np.testing.assert_array_equal(augmentation.fit(picture, (32, 48), 0.875), picture.array)
+    np.testing.assert_array_equal(augmentation.evaluation_picture(picture, (32, 48), 0.875), picture.array)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +112,7 @@ def test_evaluation_resize_and_crop_rounding(height, width, size, fraction, resi
     picture = noise(height, width, 1)
     larger = np.asarray(Image.fromarray(picture.array[..., 0]).resize(resized[::-1], Image.Resampling.BICUBIC))
     expected = larger[offset[0] : offset[0] + size[0], offset[1] : offset[1] + size[1]]
-    np.testing.assert_array_equal(as_array(augmentation.fit(picture, size, fraction))[..., 0], expected)
+    np.testing.assert_array_equal(augmentation.evaluation_picture(picture, size, fraction)[..., 0], expected)
 
 
 @pytest.fixture(scope="module")
@@ -150,4 +135,4 @@ def photos():
 def test_evaluation_pictures_equal_torchvision(photos, which, size, fraction):
     assert photos
     for photo in photos:
-        np.testing.assert_array_equal(augmentation.fit(photo[0], (size, size), fraction), photo[which])
+        np.testing.assert_array_equal(augmentation.evaluation_picture(photo[0], (size, size), fraction), photo[which])

@@ -4,9 +4,8 @@ import threading
 import numpy as np
 import pytest
 
-from tests.training.data.conftest import write_picture
-from training.data import UnreadableImage, as_numpy, evaluation_batches, open_source, training_batches
-from training.data.order import epoch_order
+from tests.training.data.conftest import batches_of, write_picture
+from training.data import UnreadableImage, evaluation_batches, open_source
 from training.data.picture_source import PictureSource
 
 PLAIN = {"image_size": (24, 20), "crop": "none", "flip": False}
@@ -22,9 +21,8 @@ def warnings_of(monkeypatch):
 
 
 def batches(source, first_step=0, steps=6, batch_size=4, seed=5, **options):
-    options = {"image_size": (16, 32), "mask": (4, 0.6), **options}
-    run = training_batches(source, batch_size=batch_size, seed=seed, first_step=first_step, steps=steps, **options)
-    return list(as_numpy(run))
+    options = {"image_size": (16, 32), "mask": (32, 12), **options}
+    return batches_of(source, batch_size=batch_size, seed=seed, first_step=first_step, steps=steps, **options)
 
 
 def joined(run, key):
@@ -47,42 +45,26 @@ def source(folder):
 def index_of(source, pictures):
     """Which picture of the source each one is."""
     numbers = {source.picture(k).tobytes(): k for k in range(source.count)}
-    return [numbers[picture.astype("uint8").tobytes()] for picture in pictures]
+    return [numbers[picture.tobytes()] for picture in pictures]
 
 
 def test_shapes_and_types(source):
     for batch in batches(source):
         assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
-            "images": ((4, 16, 32, 3), "float32"),
+            "images": ((4, 16, 32, 3), "uint8"),
             "labels": ((4,), "int32"),
-            "visible": ((4, 12), "int32"),  # int(32 patches * .4)
+            "visible": ((4, 12), "int32"),
+            "substituted": ((4,), "bool"),
         }
-        assert 0 <= batch["images"].min() and batch["images"].max() <= 255
+        assert not batch["substituted"].any()
         assert all(value.flags.writeable for value in batch.values())
-
-
-def test_dataset_has_static_shapes(source):
-    options = {"batch_size": 4, "seed": 0, "first_step": 0, "steps": 1, "image_size": (16, 32), "mask": (4, 0.6)}
-    for crop in ("random_resized", "padded", "none"):
-        spec = training_batches(source, crop=crop, **options).element_spec
-        assert {key: tuple(value.shape) for key, value in spec.items()} == {
-            "images": (4, 16, 32, 3),
-            "labels": (4,),
-            "visible": (4, 12),
-        }
-    spec = evaluation_batches(source, batch_size=4, image_size=(16, 32)).element_spec
-    assert {key: tuple(value.shape) for key, value in spec.items()} == {
-        "images": (4, 16, 32, 3),
-        "labels": (4,),
-        "weight": (4,),
-    }
 
 
 def test_every_epoch_is_a_permutation_of_its_own(source):
     run = batches(source, steps=10, batch_size=3, mask=None, **PLAIN)  # 15 pictures: two epochs
     indices = index_of(source, joined(run, "images"))
     assert sorted(indices[:15]) == sorted(indices[15:]) == list(range(15))
-    assert indices == [*epoch_order(15, 5, 0), *epoch_order(15, 5, 1)]
+    assert indices[:15] != indices[15:] and indices[:15] != list(range(15))
     assert joined(run, "labels").tolist() == source.labels[indices].tolist()
     other_seed = index_of(source, joined(batches(source, seed=6, steps=5, batch_size=3, mask=None, **PLAIN), "images"))
     assert other_seed != indices[:15]
@@ -102,19 +84,37 @@ def test_the_number_of_workers_changes_nothing(source):
     assert_same(batches(source), alone)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_make_the_same_batches(source, processes):
+    assert_same(batches(source, processes=processes), batches(source))
+
+
 def test_a_slow_picture_does_not_change_the_order():
-    order, later = epoch_order(8, 5, 0), threading.Event()
+    options = {"steps": 2, "image_size": (8, 8), "crop": "none", "flip": False, "mask": None}
+    fast = PictureSource("fast", lambda index: np.full((8, 8, 3), index, "uint8"), 8, channels=3, labels=range(8))
+    order = joined(batches(fast, **options), "labels")
+    later = threading.Event()
 
     def read(index):
         if index == order[0]:
-            assert later.wait(30)  # until another worker has read the next picture
-        elif index == order[1]:
+            assert later.wait(30)  # until another worker has read a picture of the next batch
+        elif index == order[4]:
             later.set()
         return np.full((8, 8, 3), index, "uint8")
 
-    source = PictureSource("slow", read, 8, channels=3)
-    run = batches(source, steps=2, workers=2, image_size=(8, 8), crop="none", mask=None)
+    source = PictureSource("slow", read, 8, channels=3, labels=range(8))
+    run = batches(source, workers=2, **options)
     assert joined(run, "images")[:, 0, 0, 0].tolist() == order.tolist()
+
+
+def test_mixing_draws_from_the_step(source):
+    def mix(rng, batch):
+        return {**batch, "order": rng.permutation(len(batch["images"]))}
+
+    whole = batches(source, mix=mix)
+    assert len({tuple(batch["order"]) for batch in whole}) > 1
+    assert_same(batches(source, first_step=2, steps=4, mix=mix, workers=1), whole[2:])
 
 
 def test_masks_differ_by_sample_and_by_epoch(source):
@@ -144,8 +144,8 @@ def test_padded_crop_and_flip_move_but_keep_the_picture(source):
 def test_unlabelled_sources_have_no_labels_and_grey_ones_one_channel(folder):
     source = open_source(f"folder:{folder}", "unlabelled", channels=1)
     (batch,) = batches(source, steps=1)
-    assert batch.keys() == {"images", "visible"} and batch["images"].shape == (4, 16, 32, 1)
-    (batch,) = as_numpy(evaluation_batches(source, batch_size=15, image_size=(16, 32)))
+    assert batch.keys() == {"images", "visible", "substituted"} and batch["images"].shape == (4, 16, 32, 1)
+    (batch,) = evaluation_batches(source, batch_size=15, image_size=(16, 32))
     assert batch.keys() == {"images", "weight"}
 
 
@@ -165,10 +165,9 @@ def test_unreadable_pictures_are_replaced_counted_and_named_once(folder, monkeyp
     damaged = open_source(f"folder:{folder}", "train")
     with warnings_of(monkeypatch) as said:
         run = batches(damaged, steps=10, batch_size=3, mask=None, **PLAIN)
-    assert damaged.skipped == 1
     assert len(said) == 1 and str(broken) in said[0] and "\n" not in said[0]
-    epochs = [order[:15], order[15:]]
-    expected = [epoch[(k + 1) % 15] if index == 6 else index for epoch in epochs for k, index in enumerate(epoch)]
+    assert joined(run, "substituted").tolist() == [index == 6 for index in order]
+    expected = [7 if index == 6 else index for index in order]  # the next one in the folder
     assert index_of(source, joined(run, "images")) == expected
     assert joined(run, "labels").tolist() == source.labels[expected].tolist()
     with warnings_of(monkeypatch):
@@ -187,12 +186,13 @@ def test_two_workers_that_meet_the_same_damage_warn_once(monkeypatch):
 
     source = PictureSource("shared", read, 2, channels=3)
     with warnings_of(monkeypatch) as said:
-        workers = [threading.Thread(target=source.readable_picture, args=([0, 1], 0)) for _ in range(2)]
+        prepare = lambda picture, label: {}  # noqa: E731
+        workers = [threading.Thread(target=source.readable, args=(0, prepare)) for _ in range(2)]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
-    assert source.skipped == len(said) == 1
+    assert len(said) == 1
 
 
 def test_a_set_without_any_readable_picture_stops_the_run(tmp_path, monkeypatch):
@@ -202,14 +202,14 @@ def test_a_set_without_any_readable_picture_stops_the_run(tmp_path, monkeypatch)
     with (
         warnings_of(monkeypatch),
         pytest.raises(
-            UnreadableImage, match=r"^none of the 3 images of folder:.* can be read; the first one: cannot .*$"
+            UnreadableImage, match=r"(?m)^none of the 3 images of folder:.* can be read; the first one: cannot .*$"
         ),
     ):
         batches(source)
 
 
 def test_evaluation_reads_everything_once_in_order_and_fills_up(source):
-    run = list(as_numpy(evaluation_batches(source, batch_size=4, image_size=(24, 20))))
+    run = list(evaluation_batches(source, batch_size=4, image_size=(24, 20)))
     assert [len(batch["images"]) for batch in run] == [4, 4, 4, 4]
     weight = joined(run, "weight")
     assert weight.tolist() == [1.0] * 15 + [0.0] and weight.dtype == np.float32
@@ -222,8 +222,8 @@ def test_evaluation_stops_at_an_unreadable_picture_and_names_it(folder):
     broken = folder / "test" / "eel" / "1.png"
     broken.write_bytes(broken.read_bytes()[:60])
     source = open_source(f"folder:{folder}", "test")
-    with pytest.raises(UnreadableImage, match=rf"^cannot read the image {broken}: [^\n]+$"):
-        list(as_numpy(evaluation_batches(source, batch_size=4, image_size=(24, 20))))
+    with pytest.raises(UnreadableImage, match=rf"(?m)^cannot read the image {broken}: [^\n]+$"):
+        list(evaluation_batches(source, batch_size=4, image_size=(24, 20)))
 
 
 def test_pictures_of_different_sizes_come_out_alike(tmp_path):
@@ -231,7 +231,7 @@ def test_pictures_of_different_sizes_come_out_alike(tmp_path):
         write_picture(tmp_path / f"{number}.png", number, size)
     source = open_source(f"folder:{tmp_path}", "unlabelled")
     for crop in ("random_resized", "padded", "none"):
-        assert joined(batches(source, crop=crop, image_size=(24, 20), mask=None), "images").shape == (24, 24, 20, 3)
+        assert joined(batches(source, crop=crop, image_size=(24, 20), mask=(5, 2)), "images").shape == (24, 24, 20, 3)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_pictures_of_different_sizes_come_out_alike(tmp_path):
         ({"batch_size": 0}, "batch_size must be at least 1. Received: 0"),
         ({"seed": -1}, "seed and first_step must be at least 0, .*seed=-1"),
         ({"steps": 0}, "steps at least 1.*steps=0"),
-        ({"image_size": 32, "mask": None}, r"image_size must be \(height, width\).*Received: 32"),
+        ({"image_size": 32}, r"image_size must be \(height, width\).*Received: 32"),
     ],
 )
 def test_bad_options_are_refused(source, options, message):

@@ -54,7 +54,9 @@ def test_small_sets_are_decoded_once_and_large_ones_are_not_kept(folder, monkeyp
     monkeypatch.setattr(picture_source_module, "MEMORY_LIMIT", 15 * 24 * 20 * 3 - 1)
     large = open_source(f"folder:{folder}", "train")
     assert large.picture(2) is not large.picture(2)
-    assert isinstance(source.opened(2), Pixels) and isinstance(large.opened(2), Encoded)  # only windows are decoded
+    assert isinstance(source.opened(2)[0], Pixels) and isinstance(
+        large.opened(2)[0], Encoded
+    )  # only windows are decoded
     np.testing.assert_array_equal(large.picture(2), source.picture(2))
 
 
