@@ -4,6 +4,7 @@ A shared machine changes its speed by the minute: only what ran in turns can be 
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -26,27 +27,42 @@ ENVIRONMENT = {
 }
 
 
-class Contestant:
-    """A worker process that runs one step of its task whenever it is told to.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Who takes part in a contest.
 
     Args:
         name: of the row in the table.
-        library: a key of `benchmarks.contestants.LIBRARIES`, such as "ours" or "transformers".
+        library: a key of `benchmarks.worker.LIBRARIES`, such as "package" or "transformers".
         task: what to run and with which sizes, for that library's function.
+        ours: this package, as against what a user would pick instead.
         backend: of Keras, for libraries that use it.
         environment: further variables; None removes one.
         pause: stop the worker and its own workers while others run, who would read ahead meanwhile.
     """
 
-    def __init__(self, name, library, task, backend=None, environment=None, pause=False):
-        self.name, self.seconds, self.facts, self.pause = name, [], {}, pause
-        self.ours = library in ("ours", "our pipeline", "fcmae")
-        chosen = {**os.environ, **ENVIRONMENT, **({"KERAS_BACKEND": backend} if backend else {}), **(environment or {})}
+    name: str
+    library: str
+    task: dict
+    ours: bool = False
+    backend: str | None = None
+    environment: dict = dataclasses.field(default_factory=dict)
+    pause: bool = False
+
+
+class Contestant:
+    """The worker process of an Entry, which runs one step of its task whenever it is told to."""
+
+    def __init__(self, entry):
+        self.name, self.seconds, self.facts, self.pause, self.ours = entry.name, [], {}, entry.pause, entry.ours
+        backend = {"KERAS_BACKEND": entry.backend} if entry.backend else {}
+        chosen = {**os.environ, **ENVIRONMENT, **backend, **entry.environment}
         chosen = {name: value for name, value in chosen.items() if value is not None}
-        command = [sys.executable, "-m", "benchmarks.worker", json.dumps({"library": library, "task": task})]
+        order = json.dumps({"library": entry.library, "task": entry.task})
+        command = [sys.executable, "-m", "benchmarks.worker", order]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         # a group of its own can be stopped as a whole; the system wakes and ends a stopped one whose parent is gone
-        group = {"process_group": 0} if pause else {}
+        group = {"process_group": 0} if entry.pause else {}
         self.process = subprocess.Popen(command, env=chosen, cwd=ROOT, text=True, **pipes, **group)
 
     def answer(self):
@@ -75,16 +91,16 @@ class Contestant:
         self.process.wait()
 
 
-def compete(contestants, rounds, log=print):
-    """Warm up one after the other, then take turns. `contestants` are functions that start one.
+def compete(entries, rounds, log=print):
+    """Warm up one after the other, then take turns.
 
     Returns:
         [{"name", "ours", "seconds": [...], "median", "first", ...}], without those that could not take part, and
         {name: reason} of those.
     """
     running, absent = [], {}
-    for start in contestants:
-        contestant = start()
+    for entry in entries:
+        contestant = Contestant(entry)
         first = contestant.answer()
         if first is None:
             absent[contestant.name] = contestant.facts.get("error", "ended")
@@ -180,11 +196,11 @@ def parser(description, **defaults):
 
 
 def run(title, contests, options):
-    """`contests`: {title: [(name, function that starts one)]}. Prints a table each, and writes --json."""
+    """`contests`: {title: [Entry]}. Prints a table each, and writes --json."""
     report = {"title": title, "command": command_line(), "machine": machine(), "contests": {}}
     for name, entries in contests.items():
         print(f"== {name}", flush=True)
-        chosen = [start for who, start in entries if not options.only or any(part in who for part in options.only)]
+        chosen = [e for e in entries if not options.only or any(part in e.name for part in options.only)]
         results, absent = compete(chosen, options.rounds)
         add_ratios(results)
         report["contests"][name] = {"results": results, "absent": absent, "versions": versions(results)}

@@ -9,9 +9,6 @@ import importlib.metadata
 
 import numpy as np
 
-from benchmarks.loaders import our_pipeline, torch_pipeline
-from benchmarks.pretraining import fcmae
-
 CLASSES = 1000
 LEARNING_RATE = 1e-3
 STEPS_OF_FIT = 8
@@ -65,7 +62,7 @@ def keras_step(model, task, batch, side, jit=None):
     return lambda: model.predict_on_batch(images), keras_versions()
 
 
-def ours(task, size, batch, side, dtype, jit=None, **options):
+def package(task, size, batch, side, dtype, jit=None, **options):
     import keras_convnextv2 as kc
 
     policy = "mixed_bfloat16" if dtype == "bfloat16" else dtype
@@ -141,16 +138,3 @@ def torch_step(model, logits_of, task, batch, side, dtype, compiled):
         return loss.item()
 
     return train
-
-
-LIBRARIES = {
-    "ours": ours,
-    "stock_keras": stock_keras,
-    "transformers": transformers,
-    "timm": timm,
-    "fcmae": fcmae,
-    "masked dense": fcmae,
-    "supervised": ours,
-    "our pipeline": our_pipeline,
-    "torch pipeline": torch_pipeline,
-}

@@ -4,13 +4,12 @@ The folder holds imagenet_photos.tar, JPEG photos as they are. A DataLoader need
 """
 
 import argparse
-import functools
 import os
 import pathlib
 import tarfile
 import tempfile
 
-from benchmarks.contest import Contestant, run
+from benchmarks.contest import Entry, run
 
 
 def unpack(folder):
@@ -27,23 +26,19 @@ def unpack(folder):
 
 
 def contests(folder, options):
-    """{title: [(name, function that starts it)]}."""
+    """{title: [Entry]}"""
     sizes = {name: getattr(options, name) for name in ("batch", "side", "workers", "batches")}
+    ours, theirs = {"library": "package pipeline", "ours": True}, {"library": "torch pipeline"}
     rows = [
-        ("this package", "our pipeline", {}),
-        ("this package, processes", "our pipeline", {"processes": True}),
-        ("DataLoader, uint8 (PILToTensor)", "torch pipeline", {}),
-        ("DataLoader, float32 (ToTensor)", "torch pipeline", {"floats": True}),
-        ("this package, decoded pictures kept", "our pipeline", {"keep": True}),
+        ("this package", ours, {}),
+        ("this package, processes", ours, {"processes": True}),
+        ("this package, decoded pictures kept", ours, {"keep": True}),
+        ("DataLoader, uint8 (PILToTensor)", theirs, {}),
+        ("DataLoader, float32 (ToTensor)", theirs, {"floats": True}),
     ]
     return {
         f"{task}: {options.batches} batches of {options.batch}, {options.side} px, {options.workers} workers": [
-            (
-                name,
-                functools.partial(
-                    Contestant, name, library, {"task": task, "folder": folder, **sizes, **more}, pause=True
-                ),
-            )
+            Entry(name=name, **library, task={"task": task, "folder": folder, **sizes, **more}, pause=True)
             for name, library, more in rows
         ]
         for task in options.tasks
@@ -56,7 +51,7 @@ def main():
     options.add_argument("--batch", type=int, default=64, help="batch size")
     options.add_argument("--batches", type=int, default=8, help="batches in a step; many, since all read ahead")
     options.add_argument("--side", type=int, default=224, help="pixels of the square images")
-    options.add_argument("--workers", type=int, default=2, help="threads of ours, processes of the DataLoader")
+    options.add_argument("--workers", type=int, default=2, help="threads or processes")
     options.add_argument("--rounds", type=int, default=15, help="measured steps of each contestant")
     options.add_argument("--only", nargs="*", help="take only contestants whose name contains one of these")
     options.add_argument("--json", type=pathlib.Path, help="write everything measured there")

@@ -9,9 +9,9 @@ from benchmarks.peers import BACKENDS, contests
 
 def methods(backend):
     return (
-        ("sparse", "fcmae", backend, {"method": "sparse"}),
-        ("masked dense", "masked dense", backend, {"method": "dense"}),
-        ("supervised", "supervised", backend, {"task": "train"}),
+        {"name": "sparse", "library": "fcmae", "task": {"method": "sparse"}, "ours": True, "backend": backend},
+        {"name": "masked dense", "library": "fcmae", "task": {"method": "dense"}, "backend": backend},
+        {"name": "supervised", "library": "package", "task": {"task": "train"}, "backend": backend},
     )
 
 

@@ -6,22 +6,20 @@ Tasks: "pretrain" (random crop of 20 to 100% of the area, flip, mask of 19 of 49
 
 import itertools
 
+from benchmarks.contestants import versions
+
 SCALES = {"pretrain": (0.2, 1.0), "finetune": (0.08, 1.0)}
 PATCH, RATIO = 32, 0.6  # of the mask
 
 
 def our_pipeline(task, folder, batch, side, workers, batches, keep=False, processes=False):
-    from benchmarks.contestants import versions
     from training import data
-    from training.data import picture_source
 
-    if not keep:
-        picture_source.MEMORY_LIMIT = 0
     augmentation, pretrain = data.Augmentation((side, side), crop_scale=SCALES[task]), task == "pretrain"
     patches = (side // PATCH) ** 2
     masked = data.pretraining_example(augmentation, patches, int(patches * (1 - RATIO)))
     loader = data.training_batches(
-        data.open_source(f"folder:{folder}", "unlabelled" if pretrain else "train"),
+        data.open_source(f"folder:{folder}", "unlabelled" if pretrain else "train", keep=keep),
         masked if pretrain else data.classification_example(augmentation),
         batch_size=batch,
         seed=0,
@@ -36,7 +34,6 @@ def torch_pipeline(task, folder, batch, side, workers, batches, floats=False):
     """A PyTorch DataLoader with Pillow and torchvision; `floats` divides by 255 in the workers (ToTensor)."""
     import torch
 
-    from benchmarks.contestants import versions
     from keras_convnextv2.weights.peers import import_torchvision
 
     import_torchvision()

@@ -2,13 +2,14 @@
 
 import numpy as np
 
+from benchmarks.contestants import keras_versions, pictures
+
 
 def fcmae(method, size, batch, side, dtype, mask_ratio=0.6):
     """One `train_on_batch` of encoder, decoder, loss, gradients and AdamW; method "sparse" or "dense"."""
     import keras
 
     import keras_convnextv2 as kc
-    from benchmarks.contestants import keras_versions, pictures
 
     class Pretraining(keras.Model):
         """FCMAE's loss with the masks as an input, by either formulation."""

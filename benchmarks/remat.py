@@ -8,7 +8,10 @@ def with_and_without(backend):
     # on TensorFlow, Keras recomputes in compiled programs alone
     compiled = {"jit": True} if backend == "tensorflow" else {}
     return [
-        (name, "supervised", backend, {"task": "train", "remat": remat, **compiled})
+        {
+            **{"name": name, "library": "package", "backend": backend},
+            "task": {"task": "train", "remat": remat, **compiled},
+        }
         for name, remat in (("activations kept", False), ("remat=True", True))
     ]
 

@@ -7,7 +7,17 @@ import os
 import sys
 import time
 
-from benchmarks.contestants import LIBRARIES
+from benchmarks import contestants, loaders, pretraining
+
+LIBRARIES = {
+    "package": contestants.package,
+    "stock_keras": contestants.stock_keras,
+    "transformers": contestants.transformers,
+    "timm": contestants.timm,
+    "fcmae": pretraining.fcmae,
+    "package pipeline": loaders.our_pipeline,
+    "torch pipeline": loaders.torch_pipeline,
+}
 
 
 def main(order):

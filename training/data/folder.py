@@ -10,7 +10,7 @@ _TRAIN = ("train", "training")
 _TEST = ("test", "val", "validation", "valid")  # the first one that is there
 
 
-def open_folder(path, split, channels):
+def open_folder(path, split, channels, keep=None):
     """The pictures of one split, by path; labels count the folders of train in alphabetical order."""
     root = os.path.expanduser(path)
     if not os.path.isdir(root):
@@ -22,7 +22,7 @@ def open_folder(path, split, channels):
     else:
         files, classes, labels = _labelled(root, split)
     read = lambda index: open_file(files[index], channels)  # noqa: E731
-    keep = fit_in_memory(read, len(files), channels)
+    keep = fit_in_memory(read, len(files), channels) if keep is None else keep
     kinds = {"channels": channels, "classes": classes, "labels": labels, "keep": keep}
     return PictureSource(f"folder:{path} ({split})", read, len(files), **kinds)
 

@@ -14,7 +14,7 @@ _SPLITS = {  # of ours, theirs: the first one that is there
 }
 
 
-def open_prepared(name, split, channels):
+def open_prepared(name, split, channels, keep=None):
     """The pictures of one split. Sets whose encoded pictures fit in memory are read whole, larger ones are streamed."""
     tfds = _library()
     builder = _builder(tfds, name)
@@ -32,7 +32,7 @@ def open_prepared(name, split, channels):
         )
     encoded, labels = zip(*records.as_numpy_iterator(), strict=True)
     read = lambda index: Encoded(encoded[index], channels, f"number {index} of {title}")  # noqa: E731
-    keep = fit_in_memory(read, count, channels)
+    keep = fit_in_memory(read, count, channels) if keep is None else keep
     return PictureSource(title, read, count, labels=labels if labelled else None, keep=keep, **kinds)
 
 

@@ -12,7 +12,7 @@ SPLITS = ("train", "unlabelled", "test")
 _SPECS = "shapes, shapes:COUNT, folder:PATH or tfds:NAME"
 
 
-def open_source(spec, split, *, channels=3):
+def open_source(spec, split, *, channels=3, keep=None):
     """A source of pictures.
 
     Args:
@@ -21,6 +21,7 @@ def open_source(spec, split, *, channels=3):
             `tfds:NAME` (prepared before with tensorflow-datasets).
         split: `train` (labelled), `unlabelled` (whatever can be pre-trained on) or `test` (labelled, held out).
         channels: 3 for RGB, 1 for grey; pictures of the other kind are converted.
+        keep: keep decoded pictures in memory; None: where all of them fit.
     Returns:
         A PictureSource, or a StreamSource for `tfds` sets that do not fit in memory. Both have name, count, classes,
         channels.
@@ -32,7 +33,7 @@ def open_source(spec, split, *, channels=3):
     if kind == "shapes":
         return _open_shapes(rest, split, channels)
     if kind in ("folder", "tfds") and rest:
-        return {"folder": open_folder, "tfds": open_prepared}[kind](rest, split, channels)
+        return {"folder": open_folder, "tfds": open_prepared}[kind](rest, split, channels, keep)
     raise ValueError(f"data must be {_SPECS}. Received: {spec!r}")
 
 
