@@ -11,7 +11,7 @@ from training.data import open_source
 from training.fields import help_texts, with_settings
 from training.logs import Terminal, duration
 from training.loop import NotFinite, Stopped
-from training.recipes import TOP_1, find_recipe
+from training.recipes import about, find_recipe
 from training.run import run
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
@@ -40,8 +40,9 @@ def explain(name, config, images=None):
     else:
         steps = {"epoch": config.epoch_steps, "warm-up": config.warmup_steps, "total": config.total_steps}
         lines += [f"  {key} steps = {count(images)}  # {images:,} images" for key, count in steps.items()]
-    if name in TOP_1:
-        lines.append(f"expected: top-1 {TOP_1[name]}% on ImageNet-1K with the full recipe, as published")
+    command = f"python -m training.{type(config).__name__.lower()} --recipe {name} --data DATA --workdir FOLDER"
+    lines += [f"command: {command}"]
+    lines += [f"{key}: {value}" for key, value in dataclasses.asdict(about(name)).items()]
     return "\n".join(lines)
 
 

@@ -4,6 +4,8 @@ One column of a table is one recipe. Sources: ConvNeXt V2 (arXiv 2301.00808), ta
 TRAINING.md. Where they disagree, the value that was run is taken and the comment beside it says so.
 """
 
+import dataclasses
+
 from training.configs import NO_RANDAUGMENT, Finetune, Pretrain
 from training.fields import nearest
 
@@ -17,12 +19,10 @@ def columns(names, **rows):
 
 
 # Table 8. 1600 epochs made the published weights, 800 the ablations. Flips are in the code, not in the table.
-# 64 GPUs with 64 images each, or 8 with accumulation 8:
-#   python -m training.pretrain --recipe fcmae_base --data tfds:imagenet2012 --workdir runs/fcmae_base
 ALL_SIZES = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
 FCMAE = {size: Pretrain(size=size) for size in ALL_SIZES}
 
-# Tables 9 to 11, from FCMAE weights on ImageNet-1K at 224; 32 GPUs with 32 images each. base_lr of Base and Large is
+# Tables 9 to 11, from FCMAE weights on ImageNet-1K at 224. base_lr of Base and Large is
 # printed as 6.25e-3, which is ten times the command line; that of Huge (1.25e-3) may carry the same slip: nobody knows.
 IN1K = columns(
     ALL_SIZES,
@@ -117,6 +117,44 @@ TOP_1 = {
     **{"finetune_22k_1k_nano": 83.4, "finetune_22k_1k_tiny": 85.1, "finetune_22k_1k_base": 87.7},
     **{"finetune_22k_1k_large": 88.2, "finetune_22k_1k_huge": 88.7},
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """Where a recipe comes from, on what it was run, and what came out."""
+
+    source: str
+    hardware: str
+    expected: str
+
+
+IN1K_HARDWARE = "32 GPUs with 32 images each, or 8 with --set accumulation=4"
+HERE = "two cores of a CPU"
+ABOUT = {  # a family of recipes by the front of its names: the first one that fits
+    "fcmae_": About(
+        "ConvNeXt V2, table 8; TRAINING.md",
+        "64 GPUs with 64 images each, or 8 with --set accumulation=8",
+        "the loss; its worth shows in fine-tuning",
+    ),
+    "finetune_22k_1k_": About("ConvNeXt V2, table 13", "32 GPUs, by the memory of 384 pixels", "{top_1}"),
+    "finetune_22k_": About(
+        "ConvNeXt V2, table 12", "64 GPUs with 64 images each", "top-1 on ImageNet-22K: not published"
+    ),
+    "pretrain_cifar": About("own runs, docs/results.md", HERE, "the loss; its worth shows in fine-tuning"),
+    "finetune_cifar": About("own runs, docs/results.md", HERE, "top-1 on CIFAR-10: docs/results.md"),
+    "scratch_cifar": About("own runs, docs/results.md", HERE, "top-1 on CIFAR-10: docs/results.md"),
+    "pretrain_shapes": About("own runs, docs/results.md", HERE, "the loss: docs/results.md"),
+    "finetune_shapes": About("own runs, docs/results.md", HERE, "top-1 on the drawn set: docs/results.md"),
+    "scratch_shapes": About("own runs, docs/results.md", HERE, "top-1 on the drawn set: docs/results.md"),
+    "finetune_": About("ConvNeXt V2, tables 9 to 11", IN1K_HARDWARE, "{top_1}"),
+}
+
+
+def about(name):
+    """The About of a recipe."""
+    found = next(about for front, about in ABOUT.items() if name.startswith(front))
+    published = f"top-1 {TOP_1[name]}% on ImageNet-1K with the full recipe, as published" if name in TOP_1 else ""
+    return dataclasses.replace(found, expected=found.expected.format(top_1=published))
 
 
 def find_recipe(name, kind):

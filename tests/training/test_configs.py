@@ -6,7 +6,7 @@ import pytest
 from tests.golden.make_recipes import FILE, resolved
 from training.configs import Finetune, Pretrain
 from training.fields import help_texts, with_settings
-from training.recipes import OFF, RECIPES, TOP_1, find_recipe, require_parts
+from training.recipes import OFF, RECIPES, TOP_1, about, find_recipe, require_parts
 
 
 def test_resolved_recipes_are_the_golden_ones():
@@ -101,3 +101,10 @@ def test_parts_that_are_not_here_stop_the_program_unless_turned_off():
 
 def test_expected_accuracies_belong_to_recipes():
     assert TOP_1.keys() <= RECIPES.keys()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_says_where_it_comes_from(name):
+    said = about(name)
+    assert said.source and said.hardware and said.expected
+    assert (str(TOP_1[name]) in said.expected) if name in TOP_1 else "%" not in said.expected

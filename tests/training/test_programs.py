@@ -215,6 +215,8 @@ def test_explain_prints_the_recipe_and_stops(tmp_path):
     assert "patches = 16, visible = 8" in done.stdout
     assert "epoch steps = 2  # 24 images" in done.stdout
     assert "peak_lr = 0.000375" in done.stdout
+    assert "command: python -m training.pretrain --recipe pretrain_shapes" in done.stdout
+    assert "hardware: two cores" in done.stdout
     assert not (tmp_path / "run").exists()
 
 
