@@ -3,11 +3,11 @@
 import dataclasses
 
 from keras_convnextv2.sizes import SIZES
+from training.data.augmentation import CROPS
 from training.fields import nearest, require, require_types
+from training.optimizers import LADDERS
 
-CROPS = ("random_resized", "padded", "none")
 DTYPES = ("float32", "mixed_bfloat16")  # float16 would need its loss scaled, which the steps do not do
-LADDERS = ("single", "group")
 NO_RANDAUGMENT = "none"
 
 
