@@ -80,7 +80,7 @@ def stock_keras(task, size, batch, side, dtype, jit=None):
 
 
 def transformers(task, size, batch, side, dtype, compiled=False):
-    from keras_convnextv2.weights.peers import import_torchvision
+    from keras_convnextv2.convert.libraries import import_torchvision
 
     import_torchvision()  # transformers imports it where it is installed
     from transformers import ConvNextV2Config, ConvNextV2ForImageClassification
@@ -95,7 +95,7 @@ def transformers(task, size, batch, side, dtype, compiled=False):
 
 
 def timm(task, size, batch, side, dtype, compiled=False):
-    from keras_convnextv2.weights.peers import import_torchvision
+    from keras_convnextv2.convert.libraries import import_torchvision
 
     import_torchvision()
     import timm

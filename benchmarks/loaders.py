@@ -34,7 +34,7 @@ def torch_pipeline(task, folder, batch, side, workers, batches, floats=False):
     """A PyTorch DataLoader with Pillow and torchvision; `floats` divides by 255 in the workers (ToTensor)."""
     import torch
 
-    from keras_convnextv2.weights.peers import import_torchvision
+    from keras_convnextv2.convert.libraries import import_torchvision
 
     import_torchvision()
     from torchvision import datasets, transforms

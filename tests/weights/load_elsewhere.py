@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import torch
 
-from keras_convnextv2.weights.peers import NOT_HERE, import_torchvision
+from keras_convnextv2.convert.libraries import NOT_HERE, import_torchvision
 
 
 def main(library, folder):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import keras_convnextv2 as kc
+from keras_convnextv2.convert.libraries import NOT_HERE
 from keras_convnextv2.weights import writing
-from keras_convnextv2.weights.peers import NOT_HERE
 from keras_convnextv2.weights.readers import open_arrays
 from keras_convnextv2.weights.rows import TABLES
 from tests.weights.small_files import assert_same, network, randomised, run_without_torch, values

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
+from keras_convnextv2.convert.libraries import answers
 from keras_convnextv2.layers.network import network_layers, network_of, stages_of, total_stride, variables_of
 from keras_convnextv2.weights.matching import open_recognised, pair_up
-from keras_convnextv2.weights.peers import answers
 from keras_convnextv2.weights.rows import TRANSFORMS
 
 # Who reads a layout; nobody outside reads mmpretrain's here, the pre-training script's and Keras'. timm knows the

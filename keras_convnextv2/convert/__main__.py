@@ -14,6 +14,7 @@ import sys
 import keras
 
 from keras_convnextv2.backbone import ConvNeXtV2
+from keras_convnextv2.convert.verifying import compare_answers, compare_bits
 from keras_convnextv2.fcmae import FCMAE
 from keras_convnextv2.layers.initial import drawing
 from keras_convnextv2.layers.network import network_of
@@ -23,7 +24,6 @@ from keras_convnextv2.weights.loading import load_weights
 from keras_convnextv2.weights.matching import known_names, measure, open_recognised, parts_in
 from keras_convnextv2.weights.presets import list_presets
 from keras_convnextv2.weights.rows import OWN, TABLES
-from keras_convnextv2.weights.verifying import compare_answers, compare_bits
 from keras_convnextv2.weights.writing import SaveReport, save_weights_as, target
 from keras_convnextv2.whole import write_whole
 

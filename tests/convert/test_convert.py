@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import keras_convnextv2 as kc
-from keras_convnextv2 import convert
-from keras_convnextv2.weights import verifying
+from keras_convnextv2.convert import __main__ as convert
+from keras_convnextv2.convert import verifying
 from keras_convnextv2.weights.readers import open_arrays
 from tests.weights.small_files import assert_same, randomised, values
 
@@ -249,7 +249,7 @@ def test_bad_input_is_one_line(hugging_face, tmp_path, capsys, arguments, words)
 
 
 def test_as_a_program(hugging_face, tmp_path):
-    root = pathlib.Path(__file__).parents[1]
+    root = pathlib.Path(__file__).parents[2]
     program = [sys.executable, "-m", "keras_convnextv2.convert", hugging_face, str(tmp_path / "out.weights.h5")]
     done = subprocess.run(program, cwd=root, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

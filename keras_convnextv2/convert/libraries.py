@@ -1,6 +1,6 @@
 """What timm or transformers answers with the weights of a file, asked in a process of its own.
 
-python -m keras_convnextv2.weights.peers timm|transformers FILE_OR_FOLDER INPUT.npz OUTPUT.npz [--ema]
+python -m keras_convnextv2.convert.libraries timm|transformers FILE_OR_FOLDER INPUT.npz OUTPUT.npz [--ema]
 
 INPUT holds `images` (B, H, W, C), normalised. OUTPUT gets `features` (B, h, w, dims[-1]), the map of the last stage,
 and `logits` (B, classes) where the file has a classifier. A folder is read with its config.json, a file by the sizes of
@@ -38,7 +38,7 @@ def answers(library, path, images, ema=False):
         program = [
             sys.executable,
             "-m",
-            "keras_convnextv2.weights.peers",
+            "keras_convnextv2.convert.libraries",
             library,
             str(path),
             str(given),
