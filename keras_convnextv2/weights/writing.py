@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_convnextv2.layers.network import layers_in_front, variables_of
-from keras_convnextv2.weights.configs import (
+from keras_convnextv2.weights.library_configs import (
     CONV_LAYOUT,
     check_expressible,
     describe,
