@@ -43,11 +43,11 @@ def reading(path):
     from safetensors.numpy import load_file
 
     from keras_convnextv2.weights.matching import expand, measure, recognise
-    from keras_convnextv2.weights.rows import TRANSFORMS
+    from keras_convnextv2.weights.rows import CONVERSIONS
 
     shapes = {name: array.shape for name, array in load_file(path).items()}
     table = recognise(shapes, path)
-    forward = {p.theirs: TRANSFORMS[p.transform].forward for p in expand(table, measure(table, shapes))}
+    forward = {p.theirs: CONVERSIONS[p.conversion].forward for p in expand(table, measure(table, shapes))}
     return lambda: {name: forward[name](array).copy(order="C") for name, array in load_file(path).items()}
 
 

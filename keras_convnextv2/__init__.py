@@ -17,9 +17,8 @@ from keras_convnextv2.exports import export_model
 from keras_convnextv2.fcmae import FCMAE
 from keras_convnextv2.layers import GRN, ConvNeXtV2Block, DepthwiseConv2D, DropPath
 from keras_convnextv2.memory import keep_memory
-from keras_convnextv2.preprocessing import decode_predictions, normalize, preprocess_input
+from keras_convnextv2.preprocessing import EvaluationTransform, decode_predictions, normalize, preprocess_input
 from keras_convnextv2.weights import (
-    EvaluationTransform,
     LoadReport,
     Preset,
     SaveReport,

@@ -6,7 +6,7 @@ import numpy as np
 from keras_convnextv2.convert.libraries import answers
 from keras_convnextv2.layers.network import network_layers, network_of, stages_of, total_stride, variables_of
 from keras_convnextv2.weights.matching import open_recognised, pair_up
-from keras_convnextv2.weights.rows import TRANSFORMS
+from keras_convnextv2.weights.rows import CONVERSIONS
 
 # Who reads a layout; nobody outside reads mmpretrain's here, the pre-training script's and Keras'. timm knows the
 # authors' names too.
@@ -36,7 +36,7 @@ def compare_bits(model, path, ema=False):
         wrong = []
         for pair in pairing.pairs:
             value = keras.ops.convert_to_numpy(variables[pair.ours]).astype("float32")
-            if not np.array_equal(TRANSFORMS[pair.transform].forward(arrays.read(pair.theirs)), value):
+            if not np.array_equal(CONVERSIONS[pair.conversion].forward(arrays.read(pair.theirs)), value):
                 wrong.append(pair.theirs)
     line = f"{len(pairing.pairs) - len(wrong)} of {len(pairing.pairs)} arrays equal the model's bit for bit"
     if wrong:

@@ -1,12 +1,10 @@
 """Weights: other people's files, read and written, and another model's variables."""
 
 from keras_convnextv2.weights.loading import LoadReport, apply_weights, load_weights
-from keras_convnextv2.weights.presets import Preset, list_presets
-from keras_convnextv2.weights.transform import EvaluationTransform, preset_transform
+from keras_convnextv2.weights.presets import Preset, list_presets, preset_transform
 from keras_convnextv2.weights.writing import SaveReport, save_weights_as
 
 __all__ = [
-    "EvaluationTransform",
     "LoadReport",
     "Preset",
     "SaveReport",

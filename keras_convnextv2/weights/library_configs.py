@@ -6,14 +6,13 @@ import dataclasses
 import keras
 
 from keras_convnextv2.layers.network import entry, network_layers, stages_of
-from keras_convnextv2.preprocessing import channel_statistics, imagenet_classes
+from keras_convnextv2.preprocessing import channel_statistics, imagenet_classes, published_crop
 from keras_convnextv2.sizes import DEFAULT_SIDE
 from keras_convnextv2.weights.channels import statistics
 from keras_convnextv2.weights.matching import Size
 
 CONV_LAYOUT = ("atto", "femto", "pico", "nano")  # timm builds their pointwise layers as 1x1 convolutions
 STAGES = 4  # written into timm's and the authors' code
-WARPED_FROM = 384  # pictures of this side and more were evaluated whole, smaller ones as a crop of 224 / 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,11 +35,6 @@ class Network:
     std: tuple
     drop_path_rate: float
     class_names: tuple | None
-
-    @property
-    def crop(self):
-        """(share of the short side, timm's crop mode), as the published networks of this picture size have it."""
-        return (1.0, "squash") if min(self.picture) >= WARPED_FROM else (0.875, "center")
 
 
 def describe(model, size, class_names=None):
@@ -89,7 +83,7 @@ def timm_config(network):
         "in_chans": None if channels == 3 else channels,
         "global_pool": None if network.pooling == "avg" else network.pooling,
     }
-    crop, crop_mode = network.crop
+    crop, crop_mode = published_crop(min(picture))
     stride = patch * 2 ** (len(size.depths) - 1)
     return {
         "architecture": f"convnextv2_{size.name or 'tiny'}",
@@ -159,7 +153,7 @@ def _labels(classes):
 
 def huggingface_preprocessor(network):
     """`preprocessor_config.json` of transformers' ConvNextImageProcessor, which makes square pictures."""
-    crop, _ = network.crop
+    crop, _ = published_crop(min(network.picture))
     return {
         "image_processor_type": "ConvNextImageProcessor",
         "do_resize": True,

@@ -12,7 +12,7 @@ from keras_convnextv2.weights.channels import adapted_stem, how_adapted, statist
 from keras_convnextv2.weights.hub import weights_file
 from keras_convnextv2.weights.matching import STEM, measure, open_recognised, pair_up
 from keras_convnextv2.weights.readers import Arrays, finite_or_raise, numbers_or_raise
-from keras_convnextv2.weights.rows import OWN, TRANSFORMS
+from keras_convnextv2.weights.rows import CONVERSIONS, OWN
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -142,7 +142,7 @@ def _fill(model, table, arrays, *, where, source, skip_head, verbose=0, theirs=N
     stem, adapted = _other_stem(model, pairing, arrays, where, theirs)
     bar = keras.utils.Progbar(len(pairing.pairs), verbose=verbose, unit_name="array")
     for pair in pairing.pairs:
-        value = stem[pair.ours] if pair.ours in stem else TRANSFORMS[pair.transform].forward(arrays.read(pair.theirs))
+        value = stem[pair.ours] if pair.ours in stem else CONVERSIONS[pair.conversion].forward(arrays.read(pair.theirs))
         # A backend copies what is transposed, in one go. Else it may keep the array itself, a view of the file.
         variables[pair.ours].assign(value.copy() if value.flags.c_contiguous else value)
         bar.add(1)
@@ -156,7 +156,7 @@ def _other_stem(model, pairing, arrays, where, theirs):
     if before == after:
         return {}, {}
     stem = [pair for pair in pairing.pairs if pair.ours in STEM]
-    read = {pair.ours: TRANSFORMS[pair.transform].forward(arrays.read(pair.theirs)) for pair in stem}
+    read = {pair.ours: CONVERSIONS[pair.conversion].forward(arrays.read(pair.theirs)) for pair in stem}
     ours = statistics(model)
     values = adapted_stem(*(read[path] for path in STEM), after, theirs or channel_statistics(before), ours)
     how = how_adapted(before, after, folded=ours is not None)

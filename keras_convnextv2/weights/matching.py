@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_convnextv2.sizes import SIZES
 from keras_convnextv2.weights.readers import Arrays, of_names, open_arrays, without_prefix
-from keras_convnextv2.weights.rows import ENCODER, OTHER_HEADS, OWN, READABLE, TRANSFORMS, Format, part_name, part_of
+from keras_convnextv2.weights.rows import CONVERSIONS, ENCODER, OTHER_HEADS, OWN, READABLE, Format, part_name, part_of
 
 # What training code puts before every name: data parallel, torch.compile, a model inside of another module.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.")
@@ -86,7 +86,7 @@ def _best(shapes):
 
     def score(table):
         known = known_names(table, shapes)
-        return sum(len(shapes[name]) in TRANSFORMS[row.transform].ranks for name, row, _ in known)
+        return sum(len(shapes[name]) in CONVERSIONS[row.conversion].ranks for name, row, _ in known)
 
     best = max(READABLE, key=score)
     return best, score(best)
@@ -141,10 +141,10 @@ def measure(table, shapes):
     for name, row, index in known_names(table, shapes):
         counts[row.each, index.get("s")] += 1
         if row.each == "block" and row.ours.endswith(WIDE):
-            shape = shape_after(row.transform, shapes[name]) or ()
+            shape = shape_after(row.conversion, shapes[name]) or ()
             widths[index["s"]].update(shape[-1:])
         elif row.ours == STEM[0]:
-            shape = shape_after(row.transform, shapes[name]) or ()
+            shape = shape_after(row.conversion, shapes[name]) or ()
             stem = shape if len(shape) == 4 else None
         elif row.ours == "head/bias":
             classes = max(shapes[name], default=None)
@@ -265,10 +265,10 @@ def _check_names(where, have, want):
         raise ValueError(f"{where} does not fit: {found}")
 
 
-def shape_after(transform, shape):
-    """The shape that a transform makes of an array, or None when it cannot take that array."""
+def shape_after(conversion, shape):
+    """The shape that a conversion makes of an array, or None when it cannot take that array."""
     try:
-        return TRANSFORMS[transform].forward(np.empty(shape, "int8")).shape
+        return CONVERSIONS[conversion].forward(np.empty(shape, "int8")).shape
     except (ValueError, IndexError):  # IndexError: too few axes
         return None
 
@@ -276,8 +276,8 @@ def shape_after(transform, shape):
 def _check_shapes(pairing, theirs, ours, where):
     for pair in pairing.pairs:
         given, wanted = tuple(theirs[pair.theirs]), tuple(ours[pair.ours])
-        fits = len(given) in TRANSFORMS[pair.transform].ranks
-        shape = shape_after(pair.transform, given)
+        fits = len(given) in CONVERSIONS[pair.conversion].ranks
+        shape = shape_after(pair.conversion, given)
         if shape and pair.ours == STEM[0]:
             shape = (*shape[:2], pairing.channels[1], *shape[3:])  # the loader brings it to the model's channels
         if not fits or shape != wanted:

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 
-from keras_convnextv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from keras_convnextv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD, EvaluationTransform, published_crop
 from keras_convnextv2.sizes import SIZES
 
 OFFICIAL_FOLDER = "https://dl.fbaipublicfiles.com/convnext/convnextv2/"  # where the authors keep their files
@@ -77,13 +77,13 @@ _PARAMETERS = {
     "huge": (660_289_640, 657_467_008),
 }
 
-# timm's tag: Hugging Face's (where "22k" too means 1000 classes), classes, input size, crop, crop mode, authors' file
+# timm's tag: Hugging Face's (where "22k" too means 1000 classes), classes, input size, authors' file
 _KINDS = {
-    "fcmae": (None, 0, 224, 0.875, "center", "pt_only/convnextv2_{}_1k_224_fcmae.pt"),
-    "fcmae_ft_in1k": ("1k-224", 1000, 224, 0.875, "center", "im1k/convnextv2_{}_1k_224_ema.pt"),
-    "fcmae_ft_in22k_in1k": ("22k-224", 1000, 224, 0.875, "center", "im22k/convnextv2_{}_22k_224_ema.pt"),
-    "fcmae_ft_in22k_in1k_384": ("22k-384", 1000, 384, 1.0, "squash", "im22k/convnextv2_{}_22k_384_ema.pt"),
-    "fcmae_ft_in22k_in1k_512": ("22k-512", 1000, 512, 1.0, "squash", "im22k/convnextv2_{}_22k_512_ema.pt"),
+    "fcmae": (None, 0, 224, "pt_only/convnextv2_{}_1k_224_fcmae.pt"),
+    "fcmae_ft_in1k": ("1k-224", 1000, 224, "im1k/convnextv2_{}_1k_224_ema.pt"),
+    "fcmae_ft_in22k_in1k": ("22k-224", 1000, 224, "im22k/convnextv2_{}_22k_224_ema.pt"),
+    "fcmae_ft_in22k_in1k_384": ("22k-384", 1000, 384, "im22k/convnextv2_{}_22k_384_ema.pt"),
+    "fcmae_ft_in22k_in1k_512": ("22k-512", 1000, 512, "im22k/convnextv2_{}_22k_512_ema.pt"),
 }
 
 # size, timm's tag; top-1 in percent: the authors' README, timm at the input size, timm at 288 with the crop behind it
@@ -114,7 +114,8 @@ def _rows():
     """{name: Preset}, first timm's, then the same fine-tuned networks at Hugging Face."""
     timm, hugging_face = [], []
     for size, tag, top1, top1_timm, top1_test, test_crop in _NETWORKS:
-        twin, classes, input_size, crop, crop_mode, official = _KINDS[tag]
+        twin, classes, input_size, official = _KINDS[tag]
+        crop, crop_mode = published_crop(input_size)
         facts = {
             "size": size,
             "classes": classes,
@@ -197,3 +198,23 @@ def _closest(name, size):
     if size:
         forms.append("imagenet")
     return dict.fromkeys(difflib.get_close_matches(str(name), forms, n=3, cutoff=0.0))
+
+
+def preset_transform(name, size=None, *, at_test_size=False):
+    """From a picture to the evaluation picture of a preset: an `EvaluationTransform`.
+
+    Args:
+        name, size: of the preset, as in `list_presets`; with a size a tag is enough.
+        at_test_size: the larger picture that timm evaluates too, where the preset has one.
+    Raises:
+        ValueError: no such preset, or it has no test size.
+    Example:
+        >>> transform = keras_convnextv2.preset_transform("convnextv2_tiny.fcmae_ft_in1k")
+        >>> model.predict(transform("cat.jpg")[None])
+    """
+    preset = find_preset(name, size)
+    if not at_test_size:
+        return EvaluationTransform(preset.input_size, preset.crop, squash=preset.crop_mode == "squash")
+    if preset.test_size is None:
+        raise ValueError(f"preset {preset.name!r} has no test size, only its input size {preset.input_size}")
+    return EvaluationTransform(preset.test_size, preset.test_crop, squash=preset.crop_mode == "squash")

@@ -12,7 +12,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class Transform:
+class Conversion:
     """How an array of a file becomes ours, and back; `ranks` are the ranks that the file's array may have."""
 
     forward: Callable
@@ -36,22 +36,22 @@ def _ungrid(w):
     return w.swapaxes(0, 1).reshape(w.shape[0] * w.shape[1], *w.shape[2:])
 
 
-TRANSFORMS = {  # theirs -> ours, ours -> theirs
-    "same": Transform(lambda w: w, lambda w: w, (1,)),
-    "own": Transform(lambda w: w, lambda w: w, (1, 2, 4)),
-    "grn": Transform(_flat, lambda w: w.reshape(1, 1, 1, -1), (1, 2, 4)),  # (1, 1, 1, C), in FCMAE files (1, C)
-    "row": Transform(_flat, lambda w: w.reshape(1, -1), (2,)),  # (1, C) -> (C,)
-    "token": Transform(lambda w: w.reshape(w.shape[1]), lambda w: w.reshape(1, -1, 1, 1), (4,)),  # (1, C, 1, 1)
-    "dense": Transform(np.transpose, np.transpose, (2,)),  # (out, in) -> (in, out)
-    "conv1x1": Transform(  # (out, in, 1, 1) -> (in, out)
+CONVERSIONS = {  # theirs -> ours, ours -> theirs
+    "same": Conversion(lambda w: w, lambda w: w, (1,)),
+    "own": Conversion(lambda w: w, lambda w: w, (1, 2, 4)),
+    "grn": Conversion(_flat, lambda w: w.reshape(1, 1, 1, -1), (1, 2, 4)),  # (1, 1, 1, C), in FCMAE files (1, C)
+    "row": Conversion(_flat, lambda w: w.reshape(1, -1), (2,)),  # (1, C) -> (C,)
+    "token": Conversion(lambda w: w.reshape(w.shape[1]), lambda w: w.reshape(1, -1, 1, 1), (4,)),  # (1, C, 1, 1)
+    "dense": Conversion(np.transpose, np.transpose, (2,)),  # (out, in) -> (in, out)
+    "conv1x1": Conversion(  # (out, in, 1, 1) -> (in, out)
         lambda w: w.reshape(w.shape[:2]).T, lambda w: w.T[:, :, None, None], (4,)
     ),
-    "conv": Transform(lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1), (4,)),  # OIHW -> HWIO
-    "depthwise": Transform(  # (C, 1, k, k) -> (k, k, C, 1); its own inverse
+    "conv": Conversion(lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1), (4,)),  # OIHW -> HWIO
+    "depthwise": Conversion(  # (C, 1, k, k) -> (k, k, C, 1); its own inverse
         lambda w: w.transpose(2, 3, 0, 1), lambda w: w.transpose(2, 3, 0, 1), (4,)
     ),
-    "sparse_conv": Transform(_grid, _ungrid, (3,)),  # (k * k, in, out) -> (k, k, in, out)
-    "sparse_depthwise": Transform(  # (k * k, C) -> (k, k, C, 1)
+    "sparse_conv": Conversion(_grid, _ungrid, (3,)),  # (k * k, in, out) -> (k, k, in, out)
+    "sparse_depthwise": Conversion(  # (k * k, C) -> (k, k, C, 1)
         lambda w: _grid(w)[..., None], lambda w: _ungrid(w[..., 0]), (2,)
     ),
 }
@@ -64,12 +64,12 @@ class Row:
     each: str  # "once", "stage" (s), "down" (s from 1), "block" (s, b), "decoder" (b)
     theirs: str
     ours: str
-    transform: str
+    conversion: str
 
     def pair(self, **index):
         """The Pair of one stage and block."""
         index["n"] = index.get("s", 0) + 1
-        return Pair(self.theirs.format(**index), self.ours.format(**index), self.transform)
+        return Pair(self.theirs.format(**index), self.ours.format(**index), self.conversion)
 
     def pattern(self):
         """A regular expression for `theirs` with the groups s, n and b."""
@@ -82,7 +82,7 @@ class Pair:
 
     theirs: str
     ours: str
-    transform: str
+    conversion: str
 
     @property
     def part(self):
@@ -118,9 +118,9 @@ def part_name(part):
     return PARTS.get(part) or f"norm behind stage {_STAGE_NORM.fullmatch(part)[1]}"
 
 
-def _weight(each, theirs, ours, transform):
+def _weight(each, theirs, ours, conversion):
     return (
-        Row(each, f"{theirs}.weight", f"{ours}/kernel", transform),
+        Row(each, f"{theirs}.weight", f"{ours}/kernel", conversion),
         Row(each, f"{theirs}.bias", f"{ours}/bias", "same"),
     )
 
@@ -132,9 +132,9 @@ def _norm(each, theirs, ours):
     )
 
 
-def _grn(each, theirs, ours, names, transform):
+def _grn(each, theirs, ours, names, conversion):
     return tuple(
-        Row(each, f"{theirs}.{name}", f"{ours}/{own}", transform)
+        Row(each, f"{theirs}.{name}", f"{ours}/{own}", conversion)
         for name, own in zip(names, ("gamma", "beta"), strict=True)
     )
 

@@ -19,7 +19,7 @@ from keras_convnextv2.weights.library_configs import (
 )
 from keras_convnextv2.weights.matching import expand, measure, some
 from keras_convnextv2.weights.readers import KINDS
-from keras_convnextv2.weights.rows import ENCODER, OWN, TABLES, TRANSFORMS, part_name, part_of
+from keras_convnextv2.weights.rows import CONVERSIONS, ENCODER, OWN, TABLES, part_name, part_of
 from keras_convnextv2.whole import write_whole
 
 ENDINGS = {"timm": (".safetensors",), "huggingface": (".safetensors",), "official": (".pt", ".pth")}
@@ -205,7 +205,7 @@ def _arrays(wanted, size, variables, verbose):
             ours = IDENTITY[pair.ours](size.dims[-1], "float32")
         if not np.isfinite(ours).all():
             bad.append(pair.ours)
-        arrays[pair.theirs] = np.ascontiguousarray(TRANSFORMS[pair.transform].inverse(ours))
+        arrays[pair.theirs] = np.ascontiguousarray(CONVERSIONS[pair.conversion].inverse(ours))
         if progress:
             progress.add(1)
     if bad:

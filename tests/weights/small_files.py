@@ -11,7 +11,7 @@ from keras import ops
 
 import keras_convnextv2 as kc
 from keras_convnextv2.weights.matching import expand, measure
-from keras_convnextv2.weights.rows import OWN, READABLE, TRANSFORMS
+from keras_convnextv2.weights.rows import CONVERSIONS, OWN, READABLE
 
 DEPTHS, DIMS = (1, 2), (4, 6)
 FORMATS = {table.name: table for table in READABLE}
@@ -38,7 +38,7 @@ def arrays_in(format_name, model):
     held = values(model)
     size = measure(OWN, {path: value.shape for path, value in held.items()})
     return {
-        pair.theirs: np.ascontiguousarray(TRANSFORMS[pair.transform].inverse(held[pair.ours]))
+        pair.theirs: np.ascontiguousarray(CONVERSIONS[pair.conversion].inverse(held[pair.ours]))
         for pair in expand(FORMATS[format_name], size)
         if pair.ours in held
     }

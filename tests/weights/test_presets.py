@@ -6,11 +6,13 @@ import dataclasses
 import pytest
 
 import keras_convnextv2 as kc
+from keras_convnextv2 import EvaluationTransform
 from keras_convnextv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_convnextv2.sizes import SIZES
 from keras_convnextv2.weights.presets import PRESETS, UnknownPreset, find_preset
 from tests.weights.small_files import DEPTHS, DIMS, network
 
+CROP, SQUASH = "convnextv2_tiny.fcmae_ft_in1k", "convnextv2_tiny.fcmae_ft_in22k_in1k_384"
 TIMM = [preset for preset in kc.list_presets() if preset.hub.startswith("timm/")]
 HUGGING_FACE = [preset for preset in kc.list_presets() if preset.hub.startswith("facebook/")]
 
@@ -156,3 +158,22 @@ def test_names_that_find_none(asked, error, words):
         find_preset(*asked)
     assert type(info.value) is error and "\n" not in str(info.value)
     assert words in str(info.value), str(info.value)
+
+
+@pytest.mark.parametrize(
+    "name, size, options, expected",
+    [
+        (CROP, None, {}, EvaluationTransform(224, 0.875)),
+        (SQUASH, None, {}, EvaluationTransform(384, 1.0, squash=True)),
+        ("fcmae_ft_in1k", "atto", {"at_test_size": True}, EvaluationTransform(288, 0.95)),
+        ("imagenet", "tiny", {"at_test_size": True}, EvaluationTransform(288, 1.0)),
+        ("facebook/convnextv2-base-22k-384", None, {}, EvaluationTransform(384, 1.0, squash=True)),
+    ],
+)
+def test_a_preset_says_how(name, size, options, expected):
+    assert kc.preset_transform(name, size, **options) == expected
+
+
+def test_a_preset_without_a_test_size():
+    with pytest.raises(ValueError, match=f"{SQUASH}' has no test size, only its input size 384"):
+        kc.preset_transform(SQUASH, at_test_size=True)

@@ -7,7 +7,7 @@ import pytest
 
 from keras_convnextv2.sizes import SIZES
 from keras_convnextv2.weights.matching import Size, expand, measure, pair_up, recognise
-from keras_convnextv2.weights.rows import OWN, READABLE, TRANSFORMS
+from keras_convnextv2.weights.rows import CONVERSIONS, OWN, READABLE
 
 THEIR_SHAPES = {  # every axis of its own length
     "same": (5,),
@@ -78,23 +78,23 @@ def their_shapes(table, size, ours):
     shapes = {}
     for pair in expand(table, size):
         if pair.ours in ours:
-            shapes[pair.theirs] = TRANSFORMS[pair.transform].inverse(np.empty(ours[pair.ours], "int8")).shape
+            shapes[pair.theirs] = CONVERSIONS[pair.conversion].inverse(np.empty(ours[pair.ours], "int8")).shape
     return shapes
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("name", CONVERSIONS)
 def test_a_transform_undoes_its_inverse(name):
     theirs = np.random.default_rng(0).normal(size=THEIR_SHAPES[name])
-    transform = TRANSFORMS[name]
-    ours = transform.forward(theirs)
-    np.testing.assert_array_equal(transform.inverse(ours), theirs)
-    np.testing.assert_array_equal(transform.forward(transform.inverse(ours)), ours)
-    assert theirs.ndim in transform.ranks
+    conversion = CONVERSIONS[name]
+    ours = conversion.forward(theirs)
+    np.testing.assert_array_equal(conversion.inverse(ours), theirs)
+    np.testing.assert_array_equal(conversion.forward(conversion.inverse(ours)), ours)
+    assert theirs.ndim in conversion.ranks
 
 
 def test_sparse_kernels_run_fastest_over_rows():
     kernel = np.arange(9 * 2).reshape(9, 2)
-    ours = TRANSFORMS["sparse_depthwise"].forward(kernel)
+    ours = CONVERSIONS["sparse_depthwise"].forward(kernel)
     for row in range(3):
         for column in range(3):
             np.testing.assert_array_equal(ours[row, column, :, 0], kernel[column * 3 + row])
@@ -102,12 +102,12 @@ def test_sparse_kernels_run_fastest_over_rows():
 
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (1, 1, 1, 5)])
 def test_grn_is_accepted_in_all_three_shapes(shape):
-    assert TRANSFORMS["grn"].forward(np.zeros(shape)).shape == (5,)
+    assert CONVERSIONS["grn"].forward(np.zeros(shape)).shape == (5,)
 
 
 def test_grn_of_two_axes_is_refused():
     with pytest.raises(ValueError, match="only the last axis"):
-        TRANSFORMS["grn"].forward(np.zeros((4, 5)))
+        CONVERSIONS["grn"].forward(np.zeros((4, 5)))
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -105,6 +105,6 @@ def evaluation_picture(picture, size, crop_fraction=1.0):
     """
     if picture.size == tuple(size):
         return picture.array
-    from keras_convnextv2.weights.transform import resize_and_crop  # Keras comes with it, which workers do without
+    from keras_convnextv2.preprocessing import resize_and_crop  # Keras comes with it, which workers do without
 
     return as_array(resize_and_crop(picture.image, size, crop_fraction))

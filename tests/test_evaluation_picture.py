@@ -1,4 +1,4 @@
-"""The evaluation picture of a preset: Pillow's, bit for bit, and TensorFlow's within what is promised."""
+"""The evaluation picture of a preset: torchvision's, bit for bit."""
 
 import sys
 import tarfile
@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 import keras_convnextv2 as kc
-from keras_convnextv2.weights import EvaluationTransform
+from keras_convnextv2 import EvaluationTransform
 
 Image = pytest.importorskip("PIL.Image")
 
 CROP, SQUASH = "convnextv2_tiny.fcmae_ft_in1k", "convnextv2_tiny.fcmae_ft_in22k_in1k_384"
-OTHERS = ("n01871265_tusker", "n02096051_Airedale", "n03770679_minivan", "n02951585_can_opener")
 
 
 @pytest.fixture(scope="module")
@@ -26,25 +25,6 @@ def photos(data_folder):
 def wide():
     """A picture without any symmetry, 96 x 61."""
     return np.random.default_rng(0).integers(0, 256, (61, 96, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize(
-    "name, size, options, expected",
-    [
-        (CROP, None, {}, EvaluationTransform(224, 0.875)),
-        (SQUASH, None, {}, EvaluationTransform(384, 1.0, squash=True)),
-        ("fcmae_ft_in1k", "atto", {"at_test_size": True}, EvaluationTransform(288, 0.95)),
-        ("imagenet", "tiny", {"at_test_size": True}, EvaluationTransform(288, 1.0)),
-        ("facebook/convnextv2-base-22k-384", None, {}, EvaluationTransform(384, 1.0, squash=True)),
-    ],
-)
-def test_a_preset_says_how(name, size, options, expected):
-    assert kc.preset_transform(name, size, **options) == expected
-
-
-def test_a_preset_without_a_test_size():
-    with pytest.raises(ValueError, match=f"{SQUASH}' has no test size, only its input size 384"):
-        kc.preset_transform(SQUASH, at_test_size=True)
 
 
 @pytest.mark.parametrize("name, key", [(CROP, "crop224"), (SQUASH, "squash384")])
