@@ -10,7 +10,7 @@ from keras_convnextv2.layers import LayerNorm, Preprocessing, Stage, Stem
 from keras_convnextv2.layers.composite import plain
 from keras_convnextv2.layers.initial import InitialNormal, drawing
 from keras_convnextv2.layers.network import network_layers, prefix_of, stages_of
-from keras_convnextv2.layers.stage import check_size
+from keras_convnextv2.layers.stem import check_size
 from keras_convnextv2.sizes import DEFAULT_SIDE, SIZES
 from keras_convnextv2.weights import apply_weights
 from keras_convnextv2.weights.presets import find_preset

@@ -4,7 +4,8 @@ Layers of a network that is built on somebody else's tensor carry its name in fr
 `v.path` follows. Public names never do: tables of weights, decay rules and tools ask here.
 """
 
-from keras_convnextv2.layers.stage import Stage, Stem
+from keras_convnextv2.layers.stage import Stage
+from keras_convnextv2.layers.stem import Stem
 
 SINGLE = ("preprocessing", "stem", "pool", "norm", "head", "predictions")
 

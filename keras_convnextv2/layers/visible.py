@@ -1,13 +1,10 @@
-"""Patches: cutting a picture, keeping the visible ones, putting them back; and the convolution that cuts."""
+"""Patches: cutting a picture, keeping the visible ones, putting them back."""
 
 import math
 
-import keras
 from keras import ops
 
 from keras_convnextv2 import kernels
-from keras_convnextv2.layers.composite import plain
-from keras_convnextv2.layers.initial import InitialNormal
 
 
 def cut_patches(x, side):
@@ -105,39 +102,3 @@ class MaskedMap(Visible):
 
     def _mask(self, x):
         return ops.cast(self.mask_of(x), x.dtype)
-
-
-@keras.saving.register_keras_serializable(package="keras_convnextv2")
-class PatchConv2D(keras.layers.Layer):
-    """Convolution with bias whose stride is its kernel size, unpadded: the stem and the downsampling.
-
-    Args:
-        dim: output channels.
-        patch_size: kernel size and stride.
-    Raises:
-        ValueError: an image smaller than the patch.
-    Shapes:
-        (B, H, W, C) -> (B, H // patch_size, W // patch_size, dim); kernel (patch_size, patch_size, C, dim)
-    """
-
-    def __init__(self, dim, patch_size, **kwargs):
-        super().__init__(**kwargs)
-        self.dim = plain(dim)
-        self.patch_size = plain(patch_size)
-
-    def build(self, input_shape):
-        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})
-        shape = (self.patch_size, self.patch_size, input_shape[-1], self.dim)
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=InitialNormal())
-        self.bias = self.add_weight(name="bias", shape=(self.dim,), initializer="zeros")
-
-    def call(self, inputs):
-        return kernels.patch_conv(inputs, kernels.tensor_of(self.kernel), kernels.tensor_of(self.bias))
-
-    def compute_output_shape(self, input_shape):
-        batch, height, width, _ = input_shape
-        cut = [None if size is None else size // self.patch_size for size in (height, width)]
-        return (batch, *cut, self.dim)
-
-    def get_config(self):
-        return {**super().get_config(), "dim": self.dim, "patch_size": self.patch_size}
