@@ -37,7 +37,7 @@ class FCMAE(keras.Model):
         backbone: made by `ConvNeXtV2` or one of the constructors; its weights are shared, a head is not used.
         patch_size: side of a patch, a multiple of the backbone's total stride, which is the default (32).
         mask_ratio: share of patches that are hidden; `int(L * (1 - mask_ratio))` of L stay.
-        decoder_dim, decoder_depth: width and blocks of the decoder.
+        decoder_dim, decoder_depth: channels and blocks of the decoder.
         norm_pix_loss: normalise each patch of the target.
         seed: of the masks.
     Raises:
@@ -99,11 +99,10 @@ class FCMAE(keras.Model):
             self.visible_patches(backbone.input_shape[1:3])  # raises here, not at the first batch
 
     def call(self, inputs, training=None):
-        images, visible = self._images_and_visible(inputs)
-        patches = self._visible(images, visible)
-        features = self._features(images, patches, training)
-        prediction = self._pixels(cut_patches(features, self._positions))
-        self.add_loss(self._loss(images, prediction, patches))
+        images, patches = self._images_and_patches(inputs)
+        pixels = self._cut(images)
+        prediction = self._predicted(cut_patches(self._features(pixels, patches, training), self._positions))
+        self.add_loss(self._loss(pixels, prediction, patches))
         return prediction
 
     def encode(self, images, visible, dense=False):
@@ -111,9 +110,9 @@ class FCMAE(keras.Model):
 
         `dense=True` computes it by the masked dense network instead: the definition, for tests and benchmarks.
         """
-        shown = self._visible(images, visible, dense)
-        x = self._encoded(images, shown, training=False)
-        return x * ops.cast(shown.mask_of(x), x.dtype) if dense else shown.map(x)
+        patches = self._patches(images, visible, dense)
+        x = self._encoded(self._cut(images), patches, training=False)
+        return x * ops.cast(patches.mask_of(x), x.dtype) if dense else patches.map(x)
 
     def sample_losses(self, images, visible, training=None, dense=False):
         """The loss of each image, (B,) float32: the mean square error over its hidden patches.
@@ -121,22 +120,23 @@ class FCMAE(keras.Model):
         Every image hides the same number of patches, so the mean over the batch is `reconstruction_loss`. Only hidden
         patches are predicted.
         """
-        shown = self._visible(images, visible, dense)
-        hidden = shown.hidden()
-        features = self._features(images, shown, training)
-        prediction = self._pixels(ops.reshape(hidden.rows(features), (-1, hidden.count, self._position_features)))
-        target = hidden.keep(cut_patches(self._normalised(images), self.patch_size))
-        return ops.mean(ops.square(prediction - self._target(target)[0]), axis=(1, 2))
+        patches, pixels = self._patches(images, visible, dense), self._cut(images)
+        hidden = patches.hidden()
+        features = self._features(pixels, patches, training)
+        prediction = ops.reshape(hidden.rows(features), (-1, hidden.count, self._position_features))
+        return self._hidden_losses(hidden.keep(pixels), self._predicted(prediction))
 
     def reconstruction_loss(self, images, prediction, visible):
         """(B, H, W, C), (B, L, P * P * C), (B, K) -> scalar: over hidden patches, sum over the batch / their number."""
-        return self._loss(images, prediction, self._visible(images, visible))
+        return self._loss(self._cut(images), ops.cast(prediction, "float32"), self._patches(images, visible))
 
-    def _loss(self, images, prediction, shown):
-        patches = cut_patches(self._normalised(images), self.patch_size)
-        error = ops.mean(ops.square(ops.cast(prediction, "float32") - self._target(patches)[0]), axis=-1)  # (B, L)
-        hidden = 1 - ops.cast(shown.shown, "float32")
-        return ops.sum(error * hidden) / ops.sum(hidden)
+    def _loss(self, pixels, prediction, patches):
+        hidden = patches.hidden()
+        return ops.mean(self._hidden_losses(hidden.keep(pixels), hidden.keep(prediction)))
+
+    def _hidden_losses(self, pixels, prediction):
+        """Hidden patches (B, n, F) -> the loss of each image, (B,)."""
+        return ops.mean(ops.square(prediction - self._target(pixels)[0]), axis=(1, 2))
 
     def reconstruct(self, images, visible=None):
         """Pictures with the hidden patches replaced by their prediction, as a float32 numpy array (B, H, W, C).
@@ -150,15 +150,13 @@ class FCMAE(keras.Model):
         images = ops.convert_to_tensor(images)
         if visible is None:
             visible = self.draw_visible(images)
-        visible = ops.convert_to_tensor(check_visible(visible, images, self.grid(images)))
-        patches = cut_patches(self._normalised(images), self.patch_size)
-        prediction = ops.cast(self({"images": images, "visible": visible}, training=False), "float32")
+        patches, pixels = self._patches(images, visible), self._cut(images)
+        prediction = ops.cast(self({"images": images, "visible": patches.visible}, training=False), "float32")
         if self.norm_pix_loss:
-            _, mean, deviation = self._target(patches)
+            _, mean, deviation = self._target(pixels)
             prediction = prediction * deviation + mean
-        grid = self.grid(images)
-        shown = ops.cast(Visible(visible, grid).shown, "float32")[:, :, None]
-        pasted = join_patches(patches * shown + prediction * (1 - shown), grid, self.channels)
+        stays = ops.cast(patches.stays, "float32")[:, :, None]
+        pasted = join_patches(pixels * stays + prediction * (1 - stays), patches.grid, self.channels)
         if (preprocessing := self._preprocessing()) is not None:
             pasted = ops.clip(preprocessing.undo(pasted), 0, 255)
         return ops.convert_to_numpy(pasted)
@@ -203,7 +201,7 @@ class FCMAE(keras.Model):
     def _preprocessing(self):
         return network_layers(self.backbone).get("preprocessing")
 
-    def _images_and_visible(self, inputs):
+    def _images_and_patches(self, inputs):
         if isinstance(inputs, dict):
             images, visible = inputs["images"], inputs.get("visible")
         elif isinstance(inputs, (tuple, list)):
@@ -213,50 +211,54 @@ class FCMAE(keras.Model):
             )
         else:
             images, visible = inputs, None
-        return images, self.draw_visible(images) if visible is None else visible
+        if visible is None:
+            return images, Visible(self.draw_visible(images), self.grid(images), ordered=True)
+        return images, self._patches(images, visible)
 
-    def _visible(self, images, visible, dense=False):
+    def _patches(self, images, visible, dense=False):
         grid = self.grid(images)
         return (MaskedMap if dense else Visible)(ops.convert_to_tensor(check_visible(visible, images, grid)), grid)
 
-    def _normalised(self, images):
-        """float32, in network units"""
+    def _cut(self, images):
+        """Pictures (B, H, W, C) -> the pixels of their patches (B, L, P * P * C), float32 in network units."""
         if self._in_front is not None:
             images = self._in_front(images)
         preprocessing = self._preprocessing()
-        return ops.cast(images, "float32") if preprocessing is None else preprocessing.normalise(images)
+        images = ops.cast(images, "float32") if preprocessing is None else preprocessing.normalise(images)
+        return cut_patches(images, self.patch_size)
 
-    def _features(self, images, shown, training):
+    def _features(self, pixels, patches, training):
         """The decoder's last map (B, h, w, decoder_dim)."""
-        x = self._encoded(images, shown, training)
-        rows = x if len(x.shape) == 3 else shown.rows(x)
-        return self.decoder(rows, patches=Visible(shown.indices, shown.grid), training=training)
+        x = self._encoded(pixels, patches, training)
+        return self.decoder(x if len(x.shape) == 3 else patches.rows(x), patches=patches, training=training)
 
-    def _encoded(self, images, shown, training):
+    def _encoded(self, pixels, patches, training):
         """The visible rows (B, N, C') after the last stage, or with a `MaskedMap` its map (B, h, w, C')."""
         stem, stages = network_layers(self.backbone)["stem"], stages_of(self.backbone)
-        x = ops.cast(self._normalised(images), stem.compute_dtype)
-        if isinstance(shown, MaskedMap):
-            x = stem(x)
+        x = ops.cast(pixels, stem.compute_dtype)
+        if isinstance(patches, MaskedMap):
+            x = stem(join_patches(x, patches.grid, self.channels))
         else:
-            x = shown.each(stem, shown.rows(x))
+            x = patches.each(
+                stem, ops.reshape(patches.keep(x), (-1, patches.count * self.patch_size**2, self.channels))
+            )
         for stage in stages:
-            x = stage(x, patches=shown, training=training)
+            x = stage(x, patches=patches, training=training)
         return x
 
-    def _pixels(self, features):
-        """Patches of the decoder's features (B, n, m * m * decoder_dim) -> their pixels (B, n, P * P * C)."""
+    def _predicted(self, features):
+        """Patches of the decoder's features (B, n, m * m * decoder_dim) -> their pixels (B, n, P * P * C), float32."""
         count, side = features.shape[1], self._positions
         x = self.decoder.pred(ops.reshape(features, (-1, count * side * side, self.decoder_dim)))
         x = join_patches(ops.reshape(x, (-1, side * side, x.shape[-1])), (side, side), self.channels)
         return ops.cast(ops.reshape(x, (-1, count, self.patch_size**2 * self.channels)), "float32")
 
-    def _target(self, patches):
-        """Patches (B, n, F) float32 -> the target, and each patch's mean and deviation (B, n, 1)."""
-        mean = ops.mean(patches, axis=-1, keepdims=True)
-        unbiased = ops.sum(ops.square(patches - mean), axis=-1, keepdims=True) / (patches.shape[-1] - 1)
+    def _target(self, pixels):
+        """Pixels of patches (B, n, F) -> the target, and each patch's mean and deviation (B, n, 1)."""
+        mean = ops.mean(pixels, axis=-1, keepdims=True)
+        unbiased = ops.sum(ops.square(pixels - mean), axis=-1, keepdims=True) / (pixels.shape[-1] - 1)
         deviation = ops.sqrt(unbiased + TARGET_EPSILON)
-        return ((patches - mean) / deviation if self.norm_pix_loss else patches), mean, deviation
+        return ((pixels - mean) / deviation if self.norm_pix_loss else pixels), mean, deviation
 
     def get_config(self):
         own = ("patch_size", "mask_ratio", "decoder_dim", "decoder_depth", "norm_pix_loss", "seed")

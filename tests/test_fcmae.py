@@ -78,13 +78,13 @@ def test_hidden_pixels_change_nothing_but_the_target():
     model = small_fcmae()
     images = pictures()
     visible = to_numpy(model.draw_visible(ops.convert_to_tensor(images)))
-    shown = to_numpy(model._visible(images, visible, dense=True).mask(model.patch_size))
-    other = images * shown + (255 - images) * (1 - shown)
+    stays = to_numpy(model._patches(images, visible, dense=True).mask(model.patch_size))
+    other = images * stays + (255 - images) * (1 - stays)
     np.testing.assert_array_equal(
         to_numpy(model({"images": images, "visible": visible})), to_numpy(model({"images": other, "visible": visible}))
     )
     encoded = to_numpy(model.encode(images, visible))
-    positions = to_numpy(model._visible(images, visible, dense=True).mask(1))
+    positions = to_numpy(model._patches(images, visible, dense=True).mask(1))
     assert not np.any(encoded * (1 - positions)) and np.abs(encoded).min(where=positions > 0, initial=1) > 0
 
 
@@ -144,9 +144,9 @@ def test_reconstruct_pastes_visible_patches_and_returns_pictures():
     images = pictures()
     visible = to_numpy(model.draw_visible(ops.convert_to_tensor(images)))
     pasted = model.reconstruct(images, visible)
-    shown = to_numpy(model._visible(images, visible, dense=True).mask(model.patch_size)).astype(bool)
+    stays = to_numpy(model._patches(images, visible, dense=True).mask(model.patch_size)).astype(bool)
     assert pasted.shape == images.shape and pasted.dtype == np.float32
-    np.testing.assert_allclose(pasted * shown, images * shown, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(pasted * stays, images * stays, rtol=0, atol=1e-3)
     assert pasted.min() >= 0 and pasted.max() <= 255
     assert not np.allclose(pasted, images, atol=1)
 
@@ -155,9 +155,7 @@ def test_a_perfect_prediction_reconstructs_the_picture_and_costs_nothing(monkeyp
     model = small_fcmae(patch_size=16)
     images = ops.convert_to_tensor(pictures())
     visible = model.draw_visible(images)
-    from keras_convnextv2.layers import cut_patches
-
-    target = model._target(cut_patches(model._normalised(images), 16))[0]
+    target = model._target(model._cut(images))[0]
     assert float(model.reconstruction_loss(images, target, visible)) == 0
     monkeypatch.setattr(type(model), "__call__", lambda self, inputs, training=None: target)
     np.testing.assert_allclose(model.reconstruct(images, visible), to_numpy(images), rtol=0, atol=1e-2)

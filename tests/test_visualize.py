@@ -43,7 +43,7 @@ def png_size(path):
     return struct.unpack(">II", head[16:])
 
 
-def shown(figure, row, column, columns):
+def picture_at(figure, row, column, columns):
     """The pixels given to matplotlib in a cell of the figure."""
     return np.asarray(figure.axes[row * columns + column].images[0].get_array())
 
@@ -60,7 +60,7 @@ def test_reconstructions_show_originals_hidden_patches_in_grey_and_pasted_pictur
         hidden = np.ones((2, 3), bool)
         hidden.ravel()[patches] = False
         hidden = hidden.repeat(16, axis=0).repeat(16, axis=1)
-        original, masked, reconstructed = (shown(figure, row, column, 3) for row in range(3))
+        original, masked, reconstructed = (picture_at(figure, row, column, 3) for row in range(3))
         assert np.array_equal(original, np.rint(images[column]))
         assert np.all(masked[hidden] == visualize.GREY)
         assert np.array_equal(masked[~hidden], original[~hidden])
@@ -83,14 +83,14 @@ def test_pictures_of_any_channel_count_are_shown(channels):
     figure = visualize.reconstruction_grid(small_fcmae(channels), images, limit=3)
     assert len(figure.axes) == 9
     expected = images[0].mean(axis=-1) if channels < 3 else images[0, ..., :3]
-    assert np.array_equal(shown(figure, 0, 0, 3), np.rint(expected))
+    assert np.array_equal(picture_at(figure, 0, 0, 3), np.rint(expected))
 
 
 @needs_matplotlib
 def test_normalised_pictures_are_stretched_to_black_and_white():
     images = pictures() / 50 - 2
     figure = visualize.reconstruction_grid(small_fcmae(include_preprocessing=False), images)
-    originals = [shown(figure, 0, column, 3) for column in range(3)]
+    originals = [picture_at(figure, 0, column, 3) for column in range(3)]
     assert (np.min(originals), np.max(originals)) == (0, 255)
 
 

@@ -113,8 +113,8 @@ def _patch_conv_torch(x, kernel, bias):
 
 def _matrix_product(x, kernel, bias):
     # Cut into patches, then one product: XLA's strided convolution on a CPU is far slower.
-    k, _, channels, width = kernel.shape
+    k, _, channels, dim = kernel.shape
     height, breadth = (size // k for size in ops.shape(x)[1:3])
     x = ops.reshape(x[:, : height * k, : breadth * k], (-1, height, k, breadth, k, channels))
     x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, height, breadth, k * k * channels))
-    return ops.matmul(x, ops.reshape(kernel, (k * k * channels, width))) + bias
+    return ops.matmul(x, ops.reshape(kernel, (k * k * channels, dim))) + bias

@@ -71,5 +71,5 @@ def _take(patches, indices):
 
 def _put_back(patches, position):
     count = patches.shape[1]
-    shown = ops.cast(position < count, patches.dtype)[:, :, None]
-    return _take(patches, ops.minimum(position, count - 1)) * shown
+    stays = ops.cast(position < count, patches.dtype)[:, :, None]
+    return _take(patches, ops.minimum(position, count - 1)) * stays

@@ -12,7 +12,7 @@ class Decoder(Composite):
     """FCMAE's decoder: project the visible rows, a learnt token at hidden positions, dense blocks, pixels.
 
     Args:
-        dim: its width.
+        dim: its channels.
         depth: its blocks.
         pixels: numbers predicted at each position: stride * stride * channels.
     Shapes:

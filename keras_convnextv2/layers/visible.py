@@ -29,27 +29,28 @@ class Visible:
     Only a layer with neighbours needs the map (`through`); everything else works on rows alone.
 
     Args:
-        indices: (B, K), row-major; sorted here, since the way back relies on it.
+        visible: (B, K), the row-major indices of the patches that stay.
         grid: (h, w), patches of an image.
+        ordered: each row of `visible` is known to be sorted, on which the way back relies; else they are sorted here.
     """
 
-    def __init__(self, indices, grid):
-        self.indices = ops.sort(ops.cast(indices, "int32"), axis=1)
+    def __init__(self, visible, grid, ordered=False):
+        visible = ops.cast(visible, "int32")
+        self.visible = visible if ordered else ops.sort(visible, axis=1)
         self.grid = grid
-        self.count = indices.shape[1]
+        self.count = visible.shape[1]
         self.total = grid[0] * grid[1]
-        shown = ops.sum(ops.one_hot(self.indices, self.total, dtype="int32"), axis=1)  # (B, L)
-        self.shown = shown
-        self.position = ops.where(shown > 0, ops.cumsum(shown, axis=1) - 1, self.count)
+        self.stays = ops.sum(ops.one_hot(self.visible, self.total, dtype="int32"), axis=1)  # (B, L), 1 or 0
+        self.position = ops.where(self.stays > 0, ops.cumsum(self.stays, axis=1) - 1, self.count)
 
     def keep(self, patches):
         """(B, L, F) -> (B, K, F)"""
-        return kernels.keep_patches(patches, self.indices, self.position)
+        return kernels.keep_patches(patches, self.visible, self.position)
 
     def hidden(self):
         """The complement, as `Visible`."""
-        order = ops.argsort(self.shown, axis=1)[:, : self.total - self.count]
-        return Visible(ops.sort(order, axis=1), self.grid)
+        numbers = ops.where(self.stays > 0, self.total, ops.arange(self.total, dtype="int32"))
+        return Visible(ops.sort(numbers, axis=1)[:, : self.total - self.count], self.grid, ordered=True)
 
     def rows(self, x):
         """Map (B, h * q, w * q, C) -> rows (B, K * q * q, C)."""
@@ -60,11 +61,11 @@ class Visible:
         """Rows (B, K * q * q, C) -> map (B, h * q, w * q, C), zero where hidden."""
         side, channels = self._side(rows), rows.shape[2]
         patches = ops.reshape(rows, (-1, self.count, side * side * channels))
-        return join_patches(kernels.put_patches_back(patches, self.indices, self.position), self.grid, channels)
+        return join_patches(kernels.put_patches_back(patches, self.visible, self.position), self.grid, channels)
 
     def mask(self, side):
         """(B, h * side, w * side, 1) int32, 1 = visible."""
-        mask = ops.reshape(self.shown, (-1, *self.grid, 1))
+        mask = ops.reshape(self.stays, (-1, *self.grid, 1))
         return ops.repeat(ops.repeat(mask, side, axis=1), side, axis=2)
 
     def through(self, layer, rows):

@@ -25,7 +25,7 @@ def adapted_stem(kernel, bias, channels, theirs, ours):
         theirs, ours: (mean, std) of the pictures that the kernel was trained on, and of the model's normalisation,
             fractions of 1; `ours` None where pictures come normalised.
     Shapes:
-        kernel (p, p, C, width), bias (width,) -> (p, p, channels, width), (width,)
+        kernel (p, p, C, dim), bias (dim,) -> (p, p, channels, dim), (dim,)
     """
     before = kernel.shape[2]
     if channels > 1:

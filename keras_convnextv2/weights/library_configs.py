@@ -20,7 +20,7 @@ class Network:
     """What the variables of a model do not tell.
 
     Args:
-        size: depths, widths, stem and head.
+        size: depths, dims, stem and head.
         pooling: "avg" or "max".
         picture: (height, width) of its input, 224 where it is open.
         mean, std: of the preprocessing, fractions of 1 for each channel.

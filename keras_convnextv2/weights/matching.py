@@ -21,11 +21,11 @@ SKIP_HEAD = "load_weights(model, path, skip_head=True) leaves the model's head a
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Depths, widths, stem and head as names and shapes tell them; None where they do not."""
+    """Depths, dims, stem and head as names and shapes tell them; None where they do not."""
 
     depths: tuple
     dims: tuple
-    stem: tuple | None  # (patch, patch, channels in, width)
+    stem: tuple | None  # (patch, patch, channels in, dim)
     classes: int | None
     decoder_depth: int
     decoder_dim: int | None = None
@@ -136,13 +136,13 @@ def measure(table, shapes):
     """The Size of a file or, with our own table, of a model."""
     per_block = sum(row.each == "block" for row in table.rows)
     per_decoder_block = max(1, sum(row.each == "decoder" for row in table.rows))
-    counts, widths = collections.Counter(), collections.defaultdict(collections.Counter)
+    counts, dims = collections.Counter(), collections.defaultdict(collections.Counter)
     stem = classes = decoder_dim = None
     for name, row, index in known_names(table, shapes):
         counts[row.each, index.get("s")] += 1
         if row.each == "block" and row.ours.endswith(WIDE):
             shape = shape_after(row.conversion, shapes[name]) or ()
-            widths[index["s"]].update(shape[-1:])
+            dims[index["s"]].update(shape[-1:])
         elif row.ours == STEM[0]:
             shape = shape_after(row.conversion, shapes[name]) or ()
             stem = shape if len(shape) == 4 else None
@@ -151,10 +151,10 @@ def measure(table, shapes):
         elif row.ours == "decoder/mask_token":
             decoder_dim = max(shapes[name], default=None)
     # rounded, so that one array too many or too few is reported as itself and not as another depth
-    stages = range(1 + max(widths, default=-1))
+    stages = range(1 + max(dims, default=-1))
     return Size(
         depths=tuple(round(counts["block", s] / per_block) for s in stages),
-        dims=tuple(widths[s].most_common(1)[0][0] if widths[s] else None for s in stages),
+        dims=tuple(dims[s].most_common(1)[0][0] if dims[s] else None for s in stages),
         stem=stem,
         classes=classes,
         decoder_depth=round(counts["decoder", None] / per_decoder_block),
@@ -209,7 +209,7 @@ def pair_up(table, theirs, ours, *, where, skip_head=False):
 
 
 def _check_size(have, want, where):
-    """Raises when depths, widths, or the stem differ."""
+    """Raises when depths, dims, or the stem differ."""
     if (have.depths, have.dims) != (want.depths, want.dims):
         raise ValueError(f"{where} holds {have}, the model has {want}: build the model with the file's depths and dims")
     patch, wanted = (size.stem and size.stem[0] for size in (have, want))

@@ -170,8 +170,8 @@ def layer_norm(x, weights, prefix):
     return centred / np.sqrt(variance + EPSILON) * weights[f"{prefix}norm/gamma"] + weights[f"{prefix}norm/beta"]
 
 
-def grn(x, gamma, beta, shown=1.0):
-    norm = np.sqrt(((x * shown) ** 2).sum((1, 2), keepdims=True))
+def grn(x, gamma, beta, stays=1.0):
+    norm = np.sqrt(((x * stays) ** 2).sum((1, 2), keepdims=True))
     return gamma * (x * norm / (norm.mean(-1, keepdims=True) + EPSILON)) + beta + x
 
 
@@ -183,26 +183,26 @@ def patch_convolution(x, kernel, bias):
     return np.einsum("bhpwqc,pqcd->bhwd", pieces, kernel) + bias
 
 
-def block(x, shown, weights, prefix):
-    """A block of the masked dense network; `shown` is (B, H, W, 1), or 1.0 for a whole picture."""
+def block(x, stays, weights, prefix):
+    """A block of the masked dense network; `stays` is (B, H, W, 1), or 1.0 for a whole picture."""
     w = {name: weights[f"{prefix}{name}"] for name in block_shapes("", 1)}
     height, width = x.shape[1:3]
-    padded = np.pad(x * shown, ((0, 0), (3, 3), (3, 3), (0, 0)))
+    padded = np.pad(x * stays, ((0, 0), (3, 3), (3, 3), (0, 0)))
     y = np.zeros_like(x)
     for i in range(7):
         for j in range(7):
             y += padded[:, i : i + height, j : j + width] * w["depthwise/kernel"][i, j, :, 0]
-    y = layer_norm((y + w["depthwise/bias"]) * shown, weights, prefix) @ w["expand/kernel"] + w["expand/bias"]
+    y = layer_norm((y + w["depthwise/bias"]) * stays, weights, prefix) @ w["expand/kernel"] + w["expand/bias"]
     y = y * 0.5 * (1 + np.vectorize(math.erf)(y / math.sqrt(2)))
-    y = grn(y, w["grn/gamma"], w["grn/beta"], shown)
-    return (x + y @ w["project/kernel"] + w["project/bias"]) * shown
+    y = grn(y, w["grn/gamma"], w["grn/beta"], stays)
+    return (x + y @ w["project/kernel"] + w["project/bias"]) * stays
 
 
-def fcmae_numpy(images, shown, weights, depths):
+def fcmae_numpy(images, stays, weights, depths):
     """Encoder output, prediction (B, h, w, P * P * C)."""
 
     def grown(x):  # the mask at the size of a map
-        return shown.repeat(x.shape[1] // shown.shape[1], 1).repeat(x.shape[2] // shown.shape[2], 2)
+        return stays.repeat(x.shape[1] // stays.shape[1], 1).repeat(x.shape[2] // stays.shape[2], 2)
 
     x = patch_convolution(images, weights["stem/conv/kernel"], weights["stem/conv/bias"])
     x = layer_norm(x, weights, "stem/")
@@ -217,18 +217,18 @@ def fcmae_numpy(images, shown, weights, depths):
             x = block(x, grown(x), weights, f"stage_{s}/block_{b}/")
     encoded = x
     x = x @ weights["decoder/proj/kernel"] + weights["decoder/proj/bias"]
-    x = x * shown + weights["decoder/mask_token"] * (1 - shown)
+    x = x * stays + weights["decoder/mask_token"] * (1 - stays)
     x = block(x, 1.0, weights, "decoder/block_0/")
     return encoded, x @ weights["decoder/pred/kernel"] + weights["decoder/pred/bias"]
 
 
-def loss_numpy(images, prediction, shown, norm_pix_loss):
+def loss_numpy(images, prediction, stays, norm_pix_loss):
     b, h, w, f = prediction.shape
     p = math.isqrt(f // images.shape[-1])
     target = images.reshape(b, h, p, w, p, -1).transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, f)
     if norm_pix_loss:
         target = (target - target.mean(-1, keepdims=True)) / np.sqrt(target.var(-1, ddof=1, keepdims=True) + EPSILON)
-    hidden = 1 - shown[..., 0]
+    hidden = 1 - stays[..., 0]
     return (((prediction - target) ** 2).mean(-1) * hidden).sum() / hidden.sum()
 
 
@@ -245,17 +245,17 @@ def torch_linear(x, weights, name):
     return functional.conv2d(x, kernel, weights[f"{name}/bias"])
 
 
-def torch_block(x, shown, weights, prefix):
+def torch_block(x, stays, weights, prefix):
     kernel = weights[f"{prefix}depthwise/kernel"].permute(2, 3, 0, 1)
-    y = functional.conv2d(x * shown, kernel, weights[f"{prefix}depthwise/bias"], padding=3, groups=x.shape[1])
+    y = functional.conv2d(x * stays, kernel, weights[f"{prefix}depthwise/bias"], padding=3, groups=x.shape[1])
     y = functional.gelu(torch_linear(torch_norm(y, weights, prefix), weights, f"{prefix}expand"))
-    norm = torch.linalg.vector_norm(y * shown, dim=(2, 3), keepdim=True)
+    norm = torch.linalg.vector_norm(y * stays, dim=(2, 3), keepdim=True)
     response = norm / (norm.mean(1, keepdim=True) + EPSILON)
     gamma, beta = (weights[f"{prefix}grn/{name}"][:, None, None] for name in ("gamma", "beta"))
-    return (x + torch_linear(gamma * y * response + beta + y, weights, f"{prefix}project")) * shown
+    return (x + torch_linear(gamma * y * response + beta + y, weights, f"{prefix}project")) * stays
 
 
-def torch_loss(images, shown, weights, depths):
+def torch_loss(images, stays, weights, depths):
     """The loss with normalised targets."""
 
     def conv(x, name):
@@ -263,7 +263,7 @@ def torch_loss(images, shown, weights, depths):
         return functional.conv2d(x, kernel, weights[f"{name}/bias"], stride=kernel.shape[-1])
 
     def grown(x):
-        return functional.interpolate(shown, x.shape[2:], mode="nearest")
+        return functional.interpolate(stays, x.shape[2:], mode="nearest")
 
     x = torch_norm(conv(images, "stem/conv"), weights, "stem/")
     x = x * grown(x)
@@ -272,13 +272,13 @@ def torch_loss(images, shown, weights, depths):
             x = conv(torch_norm(x, weights, f"stage_{s}/downsample/"), f"stage_{s}/downsample/conv")
         for b in range(depth):
             x = torch_block(x, grown(x), weights, f"stage_{s}/block_{b}/")
-    x = torch_linear(x, weights, "decoder/proj") * shown + weights["decoder/mask_token"][:, None, None] * (1 - shown)
+    x = torch_linear(x, weights, "decoder/proj") * stays + weights["decoder/mask_token"][:, None, None] * (1 - stays)
     prediction = torch_linear(torch_block(x, 1.0, weights, "decoder/block_0/"), weights, "decoder/pred")
-    p = images.shape[2] // shown.shape[2]
+    p = images.shape[2] // stays.shape[2]
     # unfold lists (channel, row, column); the prediction's channels are (row, column, channel)
     target = functional.unfold(images, p, stride=p).unflatten(1, (images.shape[1], p * p)).transpose(1, 2).flatten(1, 2)
     target = (target - target.mean(1, keepdim=True)) / (target.var(1, keepdim=True, correction=1) + EPSILON).sqrt()
-    hidden = 1 - shown.flatten(1)
+    hidden = 1 - stays.flatten(1)
     return (((prediction.flatten(2) - target) ** 2).mean(1) * hidden).sum() / hidden.sum()
 
 
@@ -291,15 +291,15 @@ def make_fcmae():
     weights = random_weights(rng, shapes)
     images = half(rng.normal(size=(2, grid[0] * patch, grid[1] * patch, 3)))
     visible = np.sort(np.stack([rng.permutation(10)[:4] for _ in range(2)]), axis=1)
-    shown = np.zeros((2, 10))
-    np.put_along_axis(shown, visible, 1.0, axis=1)
-    shown = shown.reshape(2, *grid, 1)
-    encoded, prediction = fcmae_numpy(images, shown, weights, depths)
+    stays = np.zeros((2, 10))
+    np.put_along_axis(stays, visible, 1.0, axis=1)
+    stays = stays.reshape(2, *grid, 1)
+    encoded, prediction = fcmae_numpy(images, stays, weights, depths)
     losses = {
-        name: loss_numpy(images, prediction, shown, name == "loss_norm_pix") for name in ("loss_norm_pix", "loss_plain")
+        name: loss_numpy(images, prediction, stays, name == "loss_norm_pix") for name in ("loss_norm_pix", "loss_plain")
     }
     leaves = {path: torch.from_numpy(w).requires_grad_() for path, w in weights.items()}
-    loss = torch_loss(*(torch.from_numpy(a).permute(0, 3, 1, 2) for a in (images, shown)), leaves, depths)
+    loss = torch_loss(*(torch.from_numpy(a).permute(0, 3, 1, 2) for a in (images, stays)), leaves, depths)
     np.testing.assert_allclose(loss.item(), losses["loss_norm_pix"], rtol=1e-12)
     loss.backward()
     outputs = {"encoded": encoded, "prediction": prediction.reshape(2, 10, -1), **losses}

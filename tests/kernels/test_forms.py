@@ -142,7 +142,7 @@ def test_keep_and_put_back_are_each_others_gradient():
         return kernels.put_patches_back(kept * scale, ops.convert_to_tensor(visible), ops.convert_to_tensor(position))
 
     y, dx, dscale = value_and_gradients(dense, [patches, rows])
-    shown = (position < 3)[..., None]
+    stays = (position < 3)[..., None]
     kept = np.take_along_axis(patches, visible[..., None], 1)
     expected = np.zeros_like(patches)
     np.put_along_axis(expected, visible[..., None], kept * rows, 1)
@@ -150,5 +150,5 @@ def test_keep_and_put_back_are_each_others_gradient():
     weights = np.random.default_rng(9).normal(size=y.shape).astype("float32")
     expected_dx = np.zeros_like(patches)
     np.put_along_axis(expected_dx, visible[..., None], np.take_along_axis(weights, visible[..., None], 1) * rows, 1)
-    np.testing.assert_allclose(dx, expected_dx * shown, atol=1e-6)
+    np.testing.assert_allclose(dx, expected_dx * stays, atol=1e-6)
     np.testing.assert_allclose(dscale, np.take_along_axis(weights, visible[..., None], 1) * kept, atol=1e-6)

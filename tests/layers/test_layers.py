@@ -90,8 +90,8 @@ def test_cut_and_join_are_inverse_with_unequal_sides():
 
 
 def test_the_complement_holds_exactly_the_hidden_patches():
-    visible = layers.Visible(ops.convert_to_tensor([[0, 4], [2, 3]], "int32"), (2, 3))
-    np.testing.assert_array_equal(to_numpy(visible.hidden().indices), [[1, 2, 3, 5], [0, 1, 4, 5]])
+    patches = layers.Visible(ops.convert_to_tensor([[0, 4], [2, 3]], "int32"), (2, 3))
+    np.testing.assert_array_equal(to_numpy(patches.hidden().visible), [[1, 2, 3, 5], [0, 1, 4, 5]])
 
 
 UNSET = {"parts", "lora_rank", "lora_alpha", "quantization_config"}  # in a config only where something was set
