@@ -6,7 +6,14 @@ from keras import ops
 
 from keras_convnextv2.layers import Decoder, MaskedMap, Preprocessing, Visible, cut_patches, join_patches
 from keras_convnextv2.layers.composite import apply_settings, plain, settings_of
-from keras_convnextv2.layers.network import entry, layers_in_front, network_layers, stages_of, total_stride
+from keras_convnextv2.layers.network import (
+    entry,
+    layers_in_front,
+    network_layers,
+    preprocessing_of,
+    stages_of,
+    total_stride,
+)
 
 # What may stand between the pictures and the network: layers that treat each pixel alone and learn nothing.
 PER_PIXEL = (
@@ -157,7 +164,7 @@ class FCMAE(keras.Model):
             prediction = prediction * deviation + mean
         stays = ops.cast(patches.stays, "float32")[:, :, None]
         pasted = join_patches(pixels * stays + prediction * (1 - stays), patches.grid, self.channels)
-        if (preprocessing := self._preprocessing()) is not None:
+        if (preprocessing := preprocessing_of(self)) is not None:
             pasted = ops.clip(preprocessing.undo(pasted), 0, 255)
         return ops.convert_to_numpy(pasted)
 
@@ -198,9 +205,6 @@ class FCMAE(keras.Model):
     def _position_features(self):
         return self._positions**2 * self.decoder_dim
 
-    def _preprocessing(self):
-        return network_layers(self.backbone).get("preprocessing")
-
     def _images_and_patches(self, inputs):
         if isinstance(inputs, dict):
             images, visible = inputs["images"], inputs.get("visible")
@@ -223,7 +227,7 @@ class FCMAE(keras.Model):
         """Pictures (B, H, W, C) -> the pixels of their patches (B, L, P * P * C), float32 in network units."""
         if self._in_front is not None:
             images = self._in_front(images)
-        preprocessing = self._preprocessing()
+        preprocessing = preprocessing_of(self)
         images = ops.cast(images, "float32") if preprocessing is None else preprocessing.normalise(images)
         return cut_patches(images, self.patch_size)
 

@@ -5,6 +5,8 @@ import textwrap
 import numpy as np
 from keras import ops
 
+from keras_convnextv2.layers.network import preprocessing_of
+
 CELL = 1.5  # inches of a picture's side
 DPI = 128
 LABEL = 0.9  # inches a row's name needs
@@ -197,7 +199,7 @@ def _displayed(images):
 
 def _span(fcmae, images):
     """The values shown as black and as white."""
-    if any(layer.name == "preprocessing" for layer in fcmae.backbone.layers):
+    if preprocessing_of(fcmae) is not None:
         return 0.0, 255.0
     low, high = float(images.min()), float(images.max())
     return low, max(high, low + 1e-6)

@@ -4,6 +4,8 @@ Layers of a network that is built on somebody else's tensor carry its name in fr
 `v.path` follows. Public names never do: tables of weights, decay rules and tools ask here.
 """
 
+import keras
+
 from keras_convnextv2.layers.stage import Stage
 from keras_convnextv2.layers.stem import Stem
 
@@ -61,14 +63,21 @@ def total_stride(model):
     return network_layers(model)["stem"].patch_size * 2 ** (len(stages_of(model)) - 1)
 
 
+def preprocessing_of(model):
+    """The `Preprocessing` layer of a model's network, None where it takes pictures that are normalised."""
+    return network_layers(model).get("preprocessing")
+
+
 def entry(model):
     """The tensor that enters the network: its input, or what layers in front of it make of theirs."""
-    layers = network_layers(model)
-    return layers.get("preprocessing", layers["stem"]).input
+    return _first(model).input
 
 
 def layers_in_front(model):
     """The layers between a model's inputs and its network, apart from the inputs themselves."""
-    layers, first = network_of(model).layers, network_layers(model)
-    first = layers.index(first.get("preprocessing", first["stem"]))
-    return [layer for layer in layers[:first] if type(layer).__name__ != "InputLayer"]
+    layers = network_of(model).layers
+    return [x for x in layers[: layers.index(_first(model))] if not isinstance(x, keras.layers.InputLayer)]
+
+
+def _first(model):
+    return preprocessing_of(model) or network_layers(model)["stem"]

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from keras_convnextv2.layers.network import network_layers
+from keras_convnextv2.layers.network import preprocessing_of
 from keras_convnextv2.preprocessing import channel_statistics
 
 
 def statistics(model):
     """(mean, std) by which a model normalises its pictures, None where it takes them normalised."""
-    found = network_layers(model).get("preprocessing")
+    found = preprocessing_of(model)
     return None if found is None else channel_statistics(found.input_spec.axes[-1], found.mean, found.std)
 
 
