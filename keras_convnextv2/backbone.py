@@ -8,7 +8,7 @@ import keras
 
 from keras_convnextv2.layers import LayerNorm, Preprocessing, Stage, Stem
 from keras_convnextv2.layers.composite import plain
-from keras_convnextv2.layers.initial import InitialNormal, drawing
+from keras_convnextv2.layers.initial import STDDEV, InitialNormal, drawing
 from keras_convnextv2.layers.network import network_layers, prefix_of, stages_of
 from keras_convnextv2.layers.stem import check_size
 from keras_convnextv2.sizes import DEFAULT_SIDE, SIZES
@@ -150,7 +150,7 @@ def _pooled(x, pooling, dtype, prefix):
 
 
 def _classified(x, classes, activation, init_scale, dtype, prefix):
-    initial = InitialNormal(0.02 * init_scale)
+    initial = InitialNormal(STDDEV * init_scale)
     x = keras.layers.Dense(classes, kernel_initializer=initial, dtype=dtype, name=f"{prefix}head")(x)
     return x if activation is None else keras.layers.Activation(activation, dtype=dtype, name=f"{prefix}predictions")(x)
 

@@ -23,21 +23,21 @@ from keras_convnextv2.weights.hub import HUB, weights_file
 from keras_convnextv2.weights.loading import load_weights
 from keras_convnextv2.weights.matching import known_names, measure, open_recognised, parts_in
 from keras_convnextv2.weights.presets import list_presets
+from keras_convnextv2.weights.readers import HUB_FILE
 from keras_convnextv2.weights.rows import OWN, TABLES
-from keras_convnextv2.weights.writing import SaveReport, save_weights_as, target
+from keras_convnextv2.weights.writing import MARKS, WRITTEN, SaveReport, save_weights_as, target
 from keras_convnextv2.whole import write_whole
 
-FORMATS = ("official", "timm", "huggingface", "keras", "weights.h5")
 KERAS = ("keras", "weights.h5")  # what Keras itself writes
-CONFIGURED = ("timm", "huggingface")  # these get a config that names a picture size
-ENDINGS = {".keras": "keras", ".weights.h5": "weights.h5", ".pt": "official", ".pth": "official"}
+FORMATS = (*WRITTEN, *KERAS)
+FORMAT_OF = {**{f".{form}": form for form in KERAS}, **dict.fromkeys(WRITTEN["official"], "official")}
 
 
 def main(arguments=None):
     """The command; returns its exit code: 0, 1 where --verify found a difference, 2 for input that cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m keras_convnextv2.convert", description=__doc__.splitlines()[0])
     parser.add_argument("source", metavar="IN", help="a file of weights, the name of a preset, or hf:owner/name")
-    parser.add_argument("out", metavar="OUT", help=f"a file ({', '.join(ENDINGS)}, .safetensors) or a folder")
+    parser.add_argument("out", metavar="OUT", help=f"a file ({', '.join(FORMAT_OF)}, .safetensors) or a folder")
     parser.add_argument("--format", choices=FORMATS, help="what to write, where the ending of OUT does not say it")
     parser.add_argument("--ema", action="store_true", help="read the moving average in a torch file")
     parser.add_argument("--verify", action="store_true", help="compare both files with the model, bits and answers")
@@ -63,23 +63,23 @@ def _convert(source, out, form, ema, verify):
         with drawing(False):  # all of its weights come from the file
             model = _network(table, shapes, path, source)
         print(load_weights(model, path, ema=ema, verbose=1))
-    if form in CONFIGURED and not _preset(source) and None in network_of(model).input_shape[1:3]:
+    if form in MARKS and not _preset(source) and None in network_of(model).input_shape[1:3]:
         print(f"picture size unknown: {DEFAULT_SIDE} written into the config")
     report = _write(model, file, form)
     print(_mapped(table, shapes, TABLES.get(report.format, OWN)))
     print(report)
     # with its configs, where a library surely takes this file of the folder
-    place = file.parent if file.name == "model.safetensors" else file
+    place = file.parent if file.name == HUB_FILE else file
     return _verify(model, (path, path, ema), (file, place)) if verify else 0
 
 
 def _form(out, form):
     """The format to write, from OUT's ending and --format."""
-    said = next((kind for ending, kind in ENDINGS.items() if out.endswith(ending)), None)
+    said = next((kind for ending, kind in FORMAT_OF.items() if out.endswith(ending)), None)
     if form is None and said is None:
         choices = ", ".join(FORMATS)
         raise ValueError(
-            f"--format ({choices}) must be given for an OUT without {', '.join(ENDINGS)}. Received: {out!r}"
+            f"--format ({choices}) must be given for an OUT without {', '.join(FORMAT_OF)}. Received: {out!r}"
         )
     if form and said and form != said:
         raise ValueError(f"--format must fit OUT, whose ending says {said}. Received: --format {form} for {out!r}")

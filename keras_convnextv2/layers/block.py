@@ -68,12 +68,12 @@ class ConvNeXtV2Block(Composite):
         if self.remat and training:
             y = self._branch_recomputed(inputs, patches)
         else:
-            y = self._branch(inputs, patches, run=quickly)
+            y = self._branch(inputs, patches)
         return inputs + quickly(self.drop)(y, training=training)
 
-    def _branch(self, x, patches, run):
+    def _branch(self, x, patches, quick=True):
         layers = (self.depthwise, self.norm, self.expand, self.grn, self.project)
-        depthwise, norm, expand, grn, project = map(run, layers)
+        depthwise, norm, expand, grn, project = (quickly(layer) if quick else layer for layer in layers)
         x = depthwise(x) if patches is None else patches.through(depthwise, x)
         x = expand(norm(x))
         x = grn(x, mask=None if patches is None else patches.mask_of(x))
@@ -86,7 +86,7 @@ class ConvNeXtV2Block(Composite):
         def branch(x, *values):
             with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
                 # Layers by themselves: in the backward pass nothing of the block's call is left to cast for them.
-                return self._branch(x, patches, run=lambda layer: layer)
+                return self._branch(x, patches, quick=False)
 
         return keras.remat(branch)(x, *(kernels.tensor_of(v) for v in variables))
 

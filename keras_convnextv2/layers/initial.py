@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_convnextv2.layers.composite import plain
 
+STDDEV = 0.02  # of all kernels
 _drawing = contextvars.ContextVar("drawing", default=True)
 
 
@@ -35,7 +36,7 @@ class InitialNormal(keras.initializers.Initializer):
         seed: int; None takes one from Python's generator, which `keras.utils.set_random_seed` seeds.
     """
 
-    def __init__(self, stddev=0.02, seed=None):
+    def __init__(self, stddev=STDDEV, seed=None):
         self.stddev = plain(stddev)
         self.seed = plain(seed)
 

@@ -7,13 +7,12 @@ import pathlib
 import re
 
 from keras_convnextv2.weights.presets import UnknownPreset, find_preset, list_presets
-from keras_convnextv2.weights.readers import KINDS, existing_file
+from keras_convnextv2.weights.readers import ENDINGS, HUB_FILE, KINDS, existing_file
 
 HUB = "hf:"
-FILES = ("model.safetensors", "pytorch_model.bin")  # what a repository is searched for, in this order
+FILES = (HUB_FILE, "pytorch_model.bin")  # what a repository is searched for, in this order
 _PART = r"\w[\w.-]*"  # "..", for one, is none
 _ADDRESS = re.compile(rf"(?P<repository>{_PART}/{_PART})(?:/(?P<file>{_PART}(?:/{_PART})*))?")
-_ENDINGS = tuple(KINDS.split(", "))
 
 _licences_said = set()  # in this process
 
@@ -40,7 +39,7 @@ def weights_file(source, size=None, classes=None):
         ValueError: the preset is of another size or has another head; the file is not what the hub says it is; no name
             of a repository.
     """
-    if not isinstance(source, str) or source.endswith(_ENDINGS) and not source.startswith(HUB):
+    if not isinstance(source, str) or source.endswith(ENDINGS) and not source.startswith(HUB):
         return existing_file(source)
     if source.startswith(HUB):
         return _from_address(source)
@@ -73,7 +72,7 @@ def _from_address(source):
     if not found:
         raise ValueError(f"{HUB} must be followed by owner/name or owner/name/file. Received: {source!r}")
     file = found["file"]
-    if file and not file.endswith(_ENDINGS):
+    if file and not file.endswith(ENDINGS):
         raise ValueError(f"weights must end in one of {KINDS}. Received: {source!r}")
     return _download(repr(source), found["repository"], (file,) if file else FILES)
 

@@ -5,6 +5,7 @@ import dataclasses
 
 import keras
 
+from keras_convnextv2.layers.initial import STDDEV
 from keras_convnextv2.layers.network import entry, network_layers, stages_of
 from keras_convnextv2.preprocessing import channel_statistics, imagenet_classes, published_crop
 from keras_convnextv2.sizes import DEFAULT_SIDE
@@ -123,7 +124,7 @@ def huggingface_config(network):
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-6,  # of the final norm; the published files say 1e-12, which is not the network's
         "drop_path_rate": network.drop_path_rate,
-        "initializer_range": 0.02,
+        "initializer_range": STDDEV,
         "dtype": "float32",
     }
     if size.classes:

@@ -5,6 +5,7 @@ import difflib
 
 from keras_convnextv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD, EvaluationTransform, published_crop
 from keras_convnextv2.sizes import SIZES
+from keras_convnextv2.weights.readers import HUB_FILE
 
 OFFICIAL_FOLDER = "https://dl.fbaipublicfiles.com/convnext/convnextv2/"  # where the authors keep their files
 IMAGENET = "fcmae_ft_in1k"  # what weights="imagenet" means
@@ -35,7 +36,7 @@ class Preset:
 
     name: str
     hub: str
-    file: str = "model.safetensors"
+    file: str = HUB_FILE
     size: str
     tag: str
     classes: int
@@ -55,10 +56,6 @@ class Preset:
     # facebook/convnextv2-* on Hugging Face are tagged apache-2.0; who uploads a file cannot widen its licence.
     licence: str = "cc-by-nc-4.0"
     official: str
-
-    @property
-    def url(self):
-        return f"https://huggingface.co/{self.hub}/resolve/main/{self.file}"
 
     @property
     def input_shape(self):

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-KINDS = ".safetensors, .pt, .pth, .pth.tar, .ckpt, .bin, .weights.h5, .keras"
-TORCH = (".pt", ".pth", ".tar", ".ckpt", ".bin")
+HUB_FILE = "model.safetensors"  # a network's file on the hub, and the only one that transformers finds
+TORCH = (".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
+ENDINGS = (".safetensors", *TORCH, ".weights.h5", ".keras")
+KINDS = ", ".join(ENDINGS)
 CONTAINERS = ("model", "state_dict")  # where a training script puts the weights, beside optimizer and arguments
 NUMBERS = ("float16", "bfloat16", "float32", "float64")  # the types of arrays that are read
 SAFETENSORS_NUMBERS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
@@ -49,11 +51,12 @@ def of_names(arrays, names):
 @contextlib.contextmanager
 def open_arrays(path, ema=False):
     """The Arrays of a file by its ending, with `ema` its moving average; it stays open inside the `with`."""
-    if ema and path.suffix not in TORCH:
+    in_torch = path.name.endswith(TORCH)
+    if ema and not in_torch:
         raise ValueError(
             f"ema=True reads the moving average of a torch file ({', '.join(TORCH)}). Received: {str(path)!r}"
         )
-    with _open_torch(path, ema) if path.suffix in TORCH else _OPENERS[path.suffix](path) as arrays:
+    with _open_torch(path, ema) if in_torch else _OPENERS[path.suffix](path) as arrays:
         yield arrays
 
 
@@ -64,7 +67,7 @@ def existing_file(path):
         raise ValueError(f"weights must be a file, {str(path)!r} is a folder: name the file in it ({KINDS})")
     if not path.is_file():
         raise FileNotFoundError(f"no weights file at {str(path)!r}. What can be read: {KINDS}")
-    if not path.name.endswith(tuple(KINDS.split(", "))):
+    if not path.name.endswith(ENDINGS):
         raise ValueError(f"weights must end in one of {KINDS}. Received: {str(path)!r}")
     return path
 

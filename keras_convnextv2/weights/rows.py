@@ -91,10 +91,9 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A layout of a file, its name, and what writes it."""
+    """A layout of a file."""
 
     name: str
-    source: str
     rows: tuple
 
 
@@ -280,52 +279,38 @@ _H5_FCMAE = (
 )
 
 READABLE = (
-    Format("official", "the authors' fine-tuned and released FCMAE files", _official("grn")),
-    Format("timm", "timm, tiny to huge (linear pointwise layers)", _timm("dense")),
-    Format("timm conv", "timm, atto to nano (1x1 convolutions)", _timm("conv1x1")),
-    Format("huggingface", "transformers' ConvNextV2ForImageClassification", _huggingface("convnextv2.")),
-    Format("huggingface model", "transformers' ConvNextV2Model, which has no classifier", _huggingface("")),
-    Format(
+    Format("official", _official("grn")),  # the authors' fine-tuned and released FCMAE files
+    Format("timm", _timm("dense")),  # tiny to huge
+    Format("timm conv", _timm("conv1x1")),  # atto to nano
+    Format("huggingface", _huggingface("convnextv2.")),  # ConvNextV2ForImageClassification
+    Format("huggingface model", _huggingface("")),  # ConvNextV2Model, which has no classifier
+    Format(  # ConvNextV2Backbone, which has a norm behind each stage that it hands out
         "huggingface backbone",
-        "transformers' ConvNextV2Backbone, which has a norm behind each stage that it hands out",
         (*_huggingface_encoder(""), *_norm("stage", "hidden_states_norms.stage{n}", STAGE_NORM)),
     ),
-    Format(
+    Format(  # whose last norm is that of its last stage
         "mmpretrain",
-        "mmpretrain's ConvNeXt with GRN, whose last norm is that of its last stage",
         (
             *_openmmlab("backbone."),
             *_norm("once", "backbone.norm3", "norm"),
             *_weight("once", "head.fc", "head", "dense"),
         ),
     ),
-    Format("mmpretrain backbone", "the same by itself", (*_openmmlab(""), *_norm("once", "norm3", "norm"))),
-    Format(
-        "mmdetection",
-        "mmdetection's and mmsegmentation's ConvNeXt with GRN, with a norm behind each stage",
-        (*_openmmlab("backbone."), *_norm("stage", "backbone.norm{s}", STAGE_NORM)),
-    ),
-    Format(
-        "mmdetection backbone",
-        "the same by itself",
-        (*_openmmlab(""), *_norm("stage", "norm{s}", STAGE_NORM)),
-    ),
-    Format("official script", "the authors' pre-training script: sparse encoder and decoder", _SPARSE),
-    Format("weights.h5", "model.save_weights of a model of this package", _h5_network("")),
-    Format(
-        "weights.h5 pyramid",
-        "save_weights of a pyramid with norms",
-        (*_h5_encoder(""), *_h5("stage", "layers/layer_norm_{s}", STAGE_NORM)),
-    ),
-    Format("weights.h5 FCMAE", "save_weights of an FCMAE", _H5_FCMAE),
+    Format("mmpretrain backbone", (*_openmmlab(""), *_norm("once", "norm3", "norm"))),
+    # mmsegmentation's too, with a norm behind each stage
+    Format("mmdetection", (*_openmmlab("backbone."), *_norm("stage", "backbone.norm{s}", STAGE_NORM))),
+    Format("mmdetection backbone", (*_openmmlab(""), *_norm("stage", "norm{s}", STAGE_NORM))),
+    Format("official script", _SPARSE),  # of the authors' pre-training: sparse encoder and decoder
+    Format("weights.h5", _h5_network("")),
+    Format("weights.h5 pyramid", (*_h5_encoder(""), *_h5("stage", "layers/layer_norm_{s}", STAGE_NORM))),  # with norms
+    Format("weights.h5 FCMAE", _H5_FCMAE),
 )
 # Our own variables, in the words of the same tables: what another Keras model holds.
 _OURS = (*_SPARSE, *_official("grn")[-4:], *_norm("stage", STAGE_NORM, STAGE_NORM))
-OWN = Format("keras", "a model of this package", tuple(Row(r.each, r.ours, r.ours, "own") for r in _OURS))
+OWN = Format("keras", tuple(Row(r.each, r.ours, r.ours, "own") for r in _OURS))
 # The authors' fine-tuning adds two axes to each GRN of a released FCMAE file, so it must have (1, 4C) there.
 RELEASED = Format(
     "official FCMAE",
-    "the authors' released FCMAE files: an encoder without norm and head",
     tuple(row for row in _official("row") if part_of(row.ours) == ENCODER),
 )
 TABLES = {table.name: table for table in (*READABLE, RELEASED)}

@@ -18,12 +18,12 @@ from keras_convnextv2.weights.library_configs import (
     timm_config,
 )
 from keras_convnextv2.weights.matching import expand, measure, some
-from keras_convnextv2.weights.readers import KINDS
+from keras_convnextv2.weights.readers import ENDINGS, HUB_FILE
 from keras_convnextv2.weights.rows import CONVERSIONS, ENCODER, OWN, TABLES, part_name, part_of
 from keras_convnextv2.whole import write_whole
 
-ENDINGS = {"timm": (".safetensors",), "huggingface": (".safetensors",), "official": (".pt", ".pth")}
-FOREIGN = (*KINDS.split(", "), ".h5", ".npz", ".onnx", ".ckpt", ".tar")  # endings that no folder is meant to have
+WRITTEN = {"timm": (".safetensors",), "huggingface": (".safetensors",), "official": (".pt", ".pth")}  # endings
+FOREIGN = (*ENDINGS, ".h5", ".npz", ".onnx", ".tar")  # endings that no folder is meant to have
 MARKS = {"timm": "architecture", "huggingface": "model_type"}  # what only this library's config.json has
 NORMED = ("timm", "timm conv", "huggingface", "huggingface model")  # whose networks always end in a norm
 IDENTITY = {"norm/gamma": np.ones, "norm/beta": np.zeros}  # a norm that only rescales to mean 0 and deviation 1
@@ -91,8 +91,8 @@ def save_weights_as(model, path, format, *, class_names=None, verbose=0):
     Example:
         >>> keras_convnextv2.save_weights_as(model, "runs/for_timm", "timm")
     """
-    if format not in ENDINGS:
-        raise ValueError(f"format must be one of {', '.join(map(repr, ENDINGS))}. Received: {format!r}")
+    if format not in WRITTEN:
+        raise ValueError(f"format must be one of {', '.join(map(repr, WRITTEN))}. Received: {format!r}")
     if class_names is not None and format != "huggingface":
         raise ValueError(f"class_names are kept by 'huggingface' files. Received: format {format!r}")
     file = target(path, format)
@@ -129,16 +129,16 @@ def target(path, format):
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be a folder or a file. Received: {path!r}")
     given, path = path, pathlib.Path(path).expanduser()
-    fits = " or ".join(ENDINGS[format])
+    fits = " or ".join(WRITTEN[format])
     if path.is_dir() or not path.name.endswith(FOREIGN):
         if path.exists() and not path.is_dir():
             raise ValueError(f"{format!r} is written into a folder or a file that ends in {fits}. Received: {given!r}")
-        return path / f"model{ENDINGS[format][0]}"
-    if not path.name.endswith(ENDINGS[format]):
+        return path / f"model{WRITTEN[format][0]}"
+    if not path.name.endswith(WRITTEN[format]):
         raise ValueError(f"{format!r} is written into a folder or a file that ends in {fits}. Received: {given!r}")
-    if format == "huggingface" and path.name != "model.safetensors":
+    if format == "huggingface" and path.name != HUB_FILE:
         raise ValueError(
-            f"transformers finds only a file that is called model.safetensors. Received: {given!r}; give its folder"
+            f"transformers finds only a file that is called {HUB_FILE}. Received: {given!r}; give its folder"
         )
     return path
 

@@ -288,7 +288,9 @@ def test_no_moving_average_is_said(tmp_path, source, model):
 
 def test_only_torch_files_have_a_moving_average(tmp_path, source, model):
     path = write(tmp_path / "model.safetensors", arrays_in("timm", source))
-    refused(model, path, "ema=True reads the moving average of a torch file (.pt, .pth, .tar, .ckpt, .bin)", ema=True)
+    refused(
+        model, path, "ema=True reads the moving average of a torch file (.pt, .pth, .pth.tar, .ckpt, .bin)", ema=True
+    )
 
 
 @pytest.mark.parametrize(

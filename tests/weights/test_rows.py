@@ -83,7 +83,7 @@ def their_shapes(table, size, ours):
 
 
 @pytest.mark.parametrize("name", CONVERSIONS)
-def test_a_transform_undoes_its_inverse(name):
+def test_a_conversion_undoes_its_inverse(name):
     theirs = np.random.default_rng(0).normal(size=THEIR_SHAPES[name])
     conversion = CONVERSIONS[name]
     ours = conversion.forward(theirs)
@@ -183,7 +183,7 @@ def test_row_that_names_one_variable_twice_is_an_error():
     size = size_of("atto")
     ours = our_shapes(size)
     official = READABLE[0]
-    doubled = type(official)("official", "", (*official.rows, official.rows[0]))
+    doubled = type(official)("official", (*official.rows, official.rows[0]))
     with pytest.raises(ValueError, match=r"twice 'downsample_layers.0.0.weight'"):
         pair_up(doubled, their_shapes(official, size, ours), ours, where="file")
 
