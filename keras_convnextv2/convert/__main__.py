@@ -20,7 +20,7 @@ from keras_convnextv2.layers.initial import drawing
 from keras_convnextv2.layers.network import network_of
 from keras_convnextv2.sizes import DEFAULT_SIDE
 from keras_convnextv2.weights.hub import HUB, weights_file
-from keras_convnextv2.weights.loading import load_weights
+from keras_convnextv2.weights.loading import load_recognised
 from keras_convnextv2.weights.matching import known_names, measure, open_recognised, parts_in
 from keras_convnextv2.weights.presets import list_presets
 from keras_convnextv2.weights.readers import HUB_FILE
@@ -56,21 +56,18 @@ def _convert(source, out, form, ema, verify):
     if file.exists() and os.path.samefile(path, file):
         raise ValueError(f"IN and OUT must be two files. Received: {source!r} and {out!r}")
     with open_recognised(path, ema) as found:
-        table, shapes = found.table, found.arrays.shapes
-    if path.suffix == ".keras":
-        model = _saved_model(path)
-    else:
-        with drawing(False):  # all of its weights come from the file
-            model = _network(table, shapes, path, source)
-        print(load_weights(model, path, ema=ema, verbose=1))
-    if form in MARKS and not _preset(source) and None in network_of(model).input_shape[1:3]:
-        print(f"picture size unknown: {DEFAULT_SIDE} written into the config")
-    report = _write(model, file, form)
-    print(_mapped(table, shapes, TABLES.get(report.format, OWN)))
-    print(report)
-    # with its configs, where a library surely takes this file of the folder
-    place = file.parent if file.name == HUB_FILE else file
-    return _verify(model, (path, path, ema), (file, place)) if verify else 0
+        if path.suffix == ".keras":
+            model = _saved_model(path)
+        else:
+            with drawing(False):  # all of its weights come from the file
+                model = _network(found, source)
+            print(load_recognised(model, found, str(path), verbose=1))
+        if form in MARKS and not _preset(source) and None in network_of(model).input_shape[1:3]:
+            print(f"picture size unknown: {DEFAULT_SIDE} written into the config")
+        report = _write(model, file, form)
+        print(_mapped(found, TABLES.get(report.format, OWN)))
+        print(report)
+        return _verify(model, found, path, ema, file) if verify else 0
 
 
 def _form(out, form):
@@ -96,11 +93,11 @@ def _saved_model(path):
         raise ValueError(f"{str(path)!r} must be a .keras file of this package. Received: {first[:200]}") from error
 
 
-def _network(table, shapes, path, source):
+def _network(found, source):
     """The model that a file is of; its weights are still to be loaded."""
-    size, parts = measure(table, shapes), parts_in(table, shapes)
+    size, parts = measure(found.table, found.arrays.shapes), parts_in(found.table, found.arrays.shapes)
     if not size.depths or 0 in size.depths or None in size.dims:
-        raise ValueError(f"{str(path)!r} must hold a whole network. Received: one of {size}")
+        raise ValueError(f"{found.where} must hold a whole network. Received: one of {size}")
     preset = _preset(source)
     side = preset.input_size if preset and preset.classes else None  # a file does not tell: any size then
     patch, _, channels, _ = size.stem or (4, 4, 3, None)
@@ -138,8 +135,9 @@ def _write(model, file, form):
     return SaveReport((str(file),), layout, len(model.weights), {}, {})
 
 
-def _mapped(table, shapes, target_table):
+def _mapped(found, target_table):
     """One line a kind of parameter: its name in IN, here and in OUT, how many there are, the first one's shape."""
+    table, shapes = found.table, found.arrays.shapes
     theirs = {row.ours: row.theirs for row in target_table.rows}
     kinds = {}
     for name, row, _ in known_names(table, shapes):
@@ -153,16 +151,21 @@ def _mapped(table, shapes, target_table):
     return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
-def _verify(model, *sides):
-    """Says what was compared; 1 where something differs, else 0. A side: file, what a library is given, ema."""
-    agreed = []
-    for label, (file, place, *ema) in zip(("IN", "OUT"), sides, strict=True):
-        layout, line, equal = compare_bits(model, file, *ema)
-        print(f"{label}: {line}")
-        reading, agree = compare_answers(model, layout, place, *ema)
-        print(f"{label}: {reading}")
-        agreed += [equal, agree is not False]
+def _verify(model, found, path, ema, file):
+    """Says what was compared; 1 where something differs, else 0."""
+    # with its configs, where a library surely takes this file of the folder
+    place = file.parent if file.name == HUB_FILE else file
+    with open_recognised(file) as written:
+        agreed = [_agrees("IN", model, found, path, ema), _agrees("OUT", model, written, place)]
     return 0 if all(agreed) else 1
+
+
+def _agrees(label, model, found, place, ema=False):
+    line, equal = compare_bits(model, found)
+    print(f"{label}: {line}")
+    line, agree = compare_answers(model, found.table.name, place, ema)
+    print(f"{label}: {line}")
+    return equal and agree is not False
 
 
 if __name__ == "__main__":

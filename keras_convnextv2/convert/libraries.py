@@ -18,6 +18,8 @@ import tempfile
 
 import numpy as np
 
+from keras_convnextv2.weights.matching import measure, open_recognised
+
 NOT_HERE = 3  # exit code
 
 
@@ -104,13 +106,9 @@ def _read(path, ema):
     """(name of the layout, Size, {name: tensor}) of a file."""
     import torch
 
-    from keras_convnextv2.weights.matching import measure, recognise
-    from keras_convnextv2.weights.readers import existing_file, open_arrays
-
-    with open_arrays(existing_file(path), **({"ema": True} if ema else {})) as arrays:
-        table = recognise(arrays.shapes, repr(str(path)))
-        tensors = {name: torch.from_numpy(np.array(arrays.read(name))) for name in arrays.shapes}
-        return table.name, measure(table, arrays.shapes), tensors
+    with open_recognised(path, ema) as found:
+        tensors = {name: torch.from_numpy(np.array(found.arrays.read(name))) for name in found.arrays.shapes}
+        return found.table.name, measure(found.table, found.arrays.shapes), tensors
 
 
 def _timm(path, ema):

@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_convnextv2.convert.libraries import answers
 from keras_convnextv2.layers.network import network_layers, network_of, stages_of, total_stride, variables_of
-from keras_convnextv2.weights.matching import open_recognised, pair_up
+from keras_convnextv2.weights.matching import pair_up
 from keras_convnextv2.weights.rows import CONVERSIONS
 
 # Who reads a layout; nobody outside reads mmpretrain's here, the pre-training script's and Keras'. timm knows the
@@ -22,28 +22,26 @@ LIBRARIES = {
 TOLERANCE = 2e-5
 
 
-def compare_bits(model, path, ema=False):
-    """Compare every array of a file with its variable.
+def compare_bits(model, found):
+    """Compare every array of an open file, as `open_recognised` yields it, with its variable.
 
     Returns:
-        (name of the layout, a line that says what was compared, whether all are equal)
+        (a line that says what was compared, whether all are equal)
     """
-    variables = variables_of(model)
+    variables, arrays = variables_of(model), found.arrays
     shapes = {path: tuple(v.shape) for path, v in variables.items()}
-    with open_recognised(path, ema) as found:
-        arrays = found.arrays
-        pairing = pair_up(found.table, arrays.shapes, shapes, where=repr(str(path)))
-        wrong = []
-        for pair in pairing.pairs:
-            value = keras.ops.convert_to_numpy(variables[pair.ours]).astype("float32")
-            if not np.array_equal(CONVERSIONS[pair.conversion].forward(arrays.read(pair.theirs)), value):
-                wrong.append(pair.theirs)
+    pairing = pair_up(found.table, arrays.shapes, shapes, where=found.where)
+    wrong = []
+    for pair in pairing.pairs:
+        value = keras.ops.convert_to_numpy(variables[pair.ours]).astype("float32")
+        if not np.array_equal(CONVERSIONS[pair.conversion].forward(arrays.read(pair.theirs)), value):
+            wrong.append(pair.theirs)
     line = f"{len(pairing.pairs) - len(wrong)} of {len(pairing.pairs)} arrays equal the model's bit for bit"
     if wrong:
         line += f"; different: {', '.join(wrong[:3])}"
     if pairing.untouched:
         line += f"; without {len(pairing.untouched)} of the model's variables: {next(iter(pairing.untouched.values()))}"
-    return found.table.name, line, not wrong
+    return line, not wrong
 
 
 def compare_answers(model, layout, place, ema=False):

@@ -94,14 +94,18 @@ def _from_file(model, path, skip_head, *, ema=False, verbose=0):
     given, size = str(path), measure(OWN, _shapes(model))
     path = weights_file(path, size.name or str(size), size.classes if skip_head is False else None)
     source = str(path) if os.path.isfile(os.path.expanduser(given)) else f"{given} ({path})"
-    where = repr(source)
-    with open_recognised(path, ema, where) as found:
-        table, arrays = found.table, found.arrays
+    with open_recognised(path, ema, repr(source)) as found:
         if skip_head is None:
-            skip_head = measure(table, arrays.shapes).classes != size.classes
-        report = _fill(model, table, arrays, where=where, source=source, skip_head=skip_head, verbose=verbose)
-        left_out = report.left_out | dict.fromkeys(found.beside, "a detector's or segmenter's, beside the network")
-        return dataclasses.replace(report, prefix=found.prefix, left_out=left_out)
+            skip_head = measure(found.table, found.arrays.shapes).classes != size.classes
+        return load_recognised(model, found, source, skip_head, verbose)
+
+
+def load_recognised(model, found, source, skip_head=False, verbose=0):
+    """`load_weights` of a file that is open, as `open_recognised` yields it; `source` is its name in the report."""
+    options = {"where": found.where, "source": source, "skip_head": skip_head, "verbose": verbose}
+    report = _fill(model, found.table, found.arrays, **options)
+    left_out = report.left_out | dict.fromkeys(found.beside, "a detector's or segmenter's, beside the network")
+    return dataclasses.replace(report, prefix=found.prefix, left_out=left_out)
 
 
 def apply_weights(model, weights):
@@ -164,7 +168,7 @@ def _other_stem(model, pairing, arrays, where, theirs):
     warnings.warn(
         f"{where} has a stem for {before} channels, the model one for {after}: the kernel is made from {how}"
         + (f"; the model's decoder is left as it is: {decoder}" if decoder else ""),
-        stacklevel=4,
+        stacklevel=5,
     )
     return dict(zip(STEM, values, strict=True)), dict.fromkeys(STEM, how)
 

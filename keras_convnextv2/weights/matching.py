@@ -101,9 +101,10 @@ class Recognised:
     """The arrays of a network in a file, and the format of their names.
 
     `prefix` stood before all of them and is no format's, "" for none; `beside` are names of a detector's or segmenter's
-    neck and heads.
+    neck and heads; `where` is what errors call the file.
     """
 
+    where: str
     arrays: Arrays
     table: Format
     prefix: str
@@ -125,7 +126,7 @@ def open_recognised(path, ema=False, where=None):
             if _readable(arrays.shapes) or not (wrapper := _wrapper(arrays.shapes)):
                 break
             arrays, prefix = without_prefix(arrays, wrapper), prefix + wrapper
-        yield Recognised(arrays, recognise(arrays.shapes, where), prefix, beside)
+        yield Recognised(where, arrays, recognise(arrays.shapes, where), prefix, beside)
 
 
 def _wrapper(names):

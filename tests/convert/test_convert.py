@@ -13,6 +13,7 @@ import pytest
 import keras_convnextv2 as kc
 from keras_convnextv2.convert import __main__ as convert
 from keras_convnextv2.convert import verifying
+from keras_convnextv2.weights import matching
 from keras_convnextv2.weights.readers import open_arrays
 from tests.weights.small_files import assert_same, randomised, values
 
@@ -147,6 +148,20 @@ def test_the_moving_average_on_request(oracle, mini, tmp_path, ema):
 @pytest.fixture(scope="module")
 def mini():
     return mini_network(include_preprocessing=False, classifier_activation=None)
+
+
+@pytest.mark.parametrize("options, times", [([], 1), (["--verify"], 2)])
+def test_a_file_is_opened_once(hugging_face, tmp_path, monkeypatch, options, times):
+    opened, function = [], matching.open_arrays
+
+    def counting(path, ema=False):
+        opened.append(path)
+        return function(path, ema)
+
+    monkeypatch.setattr(matching, "open_arrays", counting)
+    monkeypatch.setattr(verifying, "answers", missing)
+    assert run(hugging_face, tmp_path / "out", "--format", "timm", *options) == 0
+    assert len(opened) == times and len(set(opened)) == times
 
 
 # --verify
