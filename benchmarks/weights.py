@@ -21,6 +21,7 @@ import time
 
 from benchmarks.contest import ROOT, machine
 from benchmarks.peers import BACKENDS
+from benchmarks.task import keras_versions
 
 STATUS, PEAK = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
 TIME_GOAL, MEMORY_GOAL = 2.0, 1.2
@@ -93,8 +94,6 @@ def kilobytes(field):
 def facts():
     import numpy
     import safetensors
-
-    from benchmarks.contestants import keras_versions
 
     return keras_versions()["versions"] | {"numpy": numpy.__version__, "safetensors": safetensors.__version__}
 

@@ -1,6 +1,7 @@
 """Imports go one way, and the package loads keras and numpy only."""
 
 import ast
+import graphlib
 import os
 import pathlib
 import subprocess
@@ -31,13 +32,30 @@ ORDER = [
 ]
 
 
-def imports_of(file, everywhere):
+# A folder of the checkout may import from itself and from these.
+BELOW = {
+    "keras_convnextv2": set(),
+    "training": {"keras_convnextv2"},
+    "benchmarks": {"keras_convnextv2", "training"},
+    "tools": {"keras_convnextv2"},
+}
+
+
+def module(file):
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module(file): file for folder in BELOW for file in sorted((ROOT / folder).rglob("*.py"))}
+
+
+def imports_of(file, everywhere=True):
+    """The modules that a file imports, inside functions too, or only where it is imported itself."""
     tree = ast.parse(file.read_text())
-    nodes = ast.walk(tree) if everywhere else tree.body
-    for node in nodes:
+    for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.ImportFrom):
-            top = node.module == "keras_convnextv2"
-            yield from (f"{node.module}.{alias.name}" if top else node.module for alias in node.names)
+            assert not node.level, f"{file} has a relative import"
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in full)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 
@@ -49,23 +67,32 @@ def room(path):
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_a_room_imports_only_rooms_before_it(file):
     assert room(file) in ORDER, "a new room needs a place in the order"
-    for name in imports_of(file, everywhere=True):
+    for name in imports_of(file):
         top, *rest = name.split(".")
-        if top == "keras_convnextv2" and rest:
-            assert ORDER.index(rest[0]) <= ORDER.index(room(file)), f"{room(file)} imports {rest[0]}"
+        if top == "keras_convnextv2":
+            there = rest[0] if rest else "__init__"
+            assert ORDER.index(there) <= ORDER.index(room(file)), f"{room(file)} imports {there}"
+
+
+@pytest.mark.parametrize("folder", BELOW)
+def test_a_folder_imports_only_those_below_it(folder):
+    for name, file in MODULES.items():
+        if name.split(".")[0] == folder:
+            others = {other.split(".")[0] for other in imports_of(file)} & {*BELOW, "tests"}
+            assert others <= {folder, *BELOW[folder]}, f"{name} imports {others}"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    graph = {name: {other for other in imports_of(file) if other in MODULES} for name, file in MODULES.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # raises and names a circle
 
 
 def test_only_rooms_that_meet_a_library_name_it():
     for file in PACKAGE.rglob("*.py"):
         top_level = {name.split(".")[0] for name in imports_of(file, everywhere=False)}
         assert not top_level & {"tensorflow", "jax", "torch", "safetensors", "matplotlib", "PIL"}, file
-        named = {name.split(".")[0] for name in imports_of(file, everywhere=True)} & {"tensorflow", "jax", "torch"}
+        named = {name.split(".")[0] for name in imports_of(file)} & {"tensorflow", "jax", "torch"}
         assert not named or room(file) in ("kernels", "weights", "exports", "convert"), f"{file} imports {named}"
-
-
-def test_the_package_never_imports_training():
-    for file in PACKAGE.rglob("*.py"):
-        assert "training" not in {name.split(".")[0] for name in imports_of(file, everywhere=True)}, file
 
 
 def test_importing_the_package_loads_nothing_that_keras_does_not():
