@@ -20,8 +20,8 @@ import tempfile
 import time
 
 from benchmarks.contest import ROOT, machine
-from benchmarks.peers import BACKENDS
 from benchmarks.contestants import keras_versions
+from benchmarks.peers import BACKENDS
 
 STATUS, PEAK = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
 TIME_GOAL, MEMORY_GOAL = 2.0, 1.2

@@ -4,7 +4,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_convnextv2.layers import Decoder, MaskedMap, Preprocessing, Visible, cut_patches, join_patches
+from keras_convnextv2.layers import (
+    Decoder,
+    MaskedMap,
+    Preprocessing,
+    Visible,
+    cut_patches,
+    join_patches,
+    visible_count,
+)
 from keras_convnextv2.layers.composite import apply_settings, plain, settings_of
 from keras_convnextv2.layers.network import (
     entry,
@@ -169,13 +177,10 @@ class FCMAE(keras.Model):
         return ops.convert_to_numpy(pasted)
 
     def visible_patches(self, size):
-        """Of an image of `size` = (H, W): the number of its patches and of the visible ones, (L, K).
-
-        K = int(L * (1 - mask_ratio)), the reference's rule.
-        """
+        """Of an image of `size` = (H, W): the number of its patches and of the visible ones, (L, K)."""
         height, width = _grid(size, self.patch_size)
         total = height * width
-        count = int(total * (1 - self.mask_ratio))
+        count = visible_count(total, self.mask_ratio)
         if not 0 < count < total:
             kind = "visible" if count == 0 else "hidden"
             raise ValueError(

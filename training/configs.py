@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from keras_convnextv2.layers import visible_count
 from keras_convnextv2.sizes import SIZES
 from training.data.augmentation import CROPS
 from training.fields import nearest, require, require_types
@@ -204,7 +205,7 @@ class Pretrain(Pictures):
     def patches(self):
         """(patches of an image, visible ones)"""
         height, width = (side // self.mask_patch_size for side in self.image_size)
-        return height * width, int(height * width * (1 - self.mask_ratio))
+        return height * width, visible_count(height * width, self.mask_ratio)
 
     def derived(self):
         return {**super().derived(), "patches": "{}, visible = {}".format(*self.patches)}

@@ -11,7 +11,7 @@ from keras_convnextv2.layers.patch_conv import PatchConv2D
 from keras_convnextv2.layers.preprocessing import Preprocessing
 from keras_convnextv2.layers.stage import Stage
 from keras_convnextv2.layers.stem import Stem
-from keras_convnextv2.layers.visible import MaskedMap, Visible, cut_patches, join_patches
+from keras_convnextv2.layers.visible import MaskedMap, Visible, cut_patches, join_patches, visible_count
 
 __all__ = [
     "GRN",
@@ -29,4 +29,5 @@ __all__ = [
     "Visible",
     "cut_patches",
     "join_patches",
+    "visible_count",
 ]

@@ -22,6 +22,11 @@ def join_patches(patches, grid, channels):
     return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, height * side, width * side, channels))
 
 
+def visible_count(patches, mask_ratio):
+    """How many of so many patches stay: K = int(L * (1 - mask_ratio)), the reference's rule (models/fcmae.py)."""
+    return int(patches * (1 - mask_ratio))
+
+
 class Visible:
     """Which patches of each image are visible, and the way between a map and the rows of its visible patches.
 
