@@ -1,4 +1,4 @@
-"""Pictures for training and evaluation: sources, order, augmentation, and the pipeline that makes batches."""
+"""Pictures for training and evaluation: sources, augmentation, examples, and the pipeline that makes batches."""
 
 from training.data.augmentation import Augmentation
 from training.data.decode import UnreadableImage

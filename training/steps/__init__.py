@@ -1,4 +1,4 @@
-"""The training step: one file a backend, the only part of training that differs between them."""
+"""The training step: its one order, and for each backend what only it can say."""
 
 import importlib
 
