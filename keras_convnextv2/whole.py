@@ -25,8 +25,11 @@ def write_whole(writers):
             _clear(path)
             with _full_disk_named(path):
                 write(parts[path])
+                _flush(parts[path])
         for path, part in parts.items():
             os.replace(part, path)
+        for folder in {path.parent for path in writers}:
+            _flush(folder)  # the new names themselves
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
@@ -66,6 +69,17 @@ def check_replaceable(path, mark):
     path = pathlib.Path(path).expanduser()
     if path.exists() and not (path / mark).is_file() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"an export replaces an earlier one ({mark}) only. Received: {str(path)!r}, which is none")
+
+
+def _flush(path):
+    """Waits until a file or a folder of names has reached the disk, where the system can do that."""
+    if os.name != "posix":
+        return  # Windows opens no folders, and flushes only what is open for writing
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _beside(path, kind):

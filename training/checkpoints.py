@@ -4,39 +4,42 @@ import json
 import os
 import pathlib
 import re
-import zipfile
 
 import numpy as np
 from absl import logging
 from keras import ops
+
+from keras_convnextv2.whole import write_whole
 
 META = "meta"
 _NAME = "step_{:08d}.npz"
 _PATTERN = re.compile(r"step_(\d{8,})\.npz")
 
 
+class NotFinite(ArithmeticError):
+    """Loss, gradients or weights are not finite, and stay so."""
+
+
 def save(path, variables, meta):
-    """Writes {key: variable} and a dict for JSON beside the final name, flushes, then renames.
+    """Writes {key: variable} and a dict for JSON, whole or not at all.
 
-    A process that is killed at any moment leaves either the old file or the new one.
+    Raises:
+        NotFinite: a value is not finite; nothing is written then.
     """
-    path = pathlib.Path(path)
-    unfinished = path.with_name(path.name + ".tmp")
     arrays = {key: ops.convert_to_numpy(variable.value) for key, variable in variables.items()}
-    with open(unfinished, "wb") as file:
-        np.savez(file, **{META: json.dumps(meta)}, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-    folder = os.open(path.parent, os.O_RDONLY)  # the new name itself must reach the disk too
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    bad = [key for key, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
+    if bad:
+        raise NotFinite(f"a checkpoint must hold finite values. Received: others in {bad[0]} and {len(bad) - 1} more")
+
+    def write(part):
+        with open(part, "wb") as file:
+            np.savez(file, **{META: json.dumps(meta)}, **arrays)
+
+    write_whole({pathlib.Path(path): write})
 
 
-def load(path, variables):
-    """Puts a file's arrays into the variables, all or none, and returns its meta."""
+def load(path, variables, recipe=None):
+    """Puts a file's arrays into the variables, all or none, and returns its meta; raises for another recipe's."""
     with np.load(path) as file:
         names = set(file.files) - {META}
         lost, extra = sorted(set(variables) - names), sorted(names - set(variables))
@@ -47,17 +50,26 @@ def load(path, variables):
             )
         arrays = {key: file[key] for key in variables}  # all read before the first is assigned
         meta = json.loads(str(file[META]))
+    other = [] if recipe is None else differing(meta.get("recipe"), recipe)
+    if other:
+        raise ValueError(f"{path} must be of this run. Received: one of another recipe, with other {', '.join(other)}")
     for key, variable in variables.items():
         variable.assign(arrays[key])
     return meta
 
 
+def differing(theirs, ours):
+    """The keys whose values differ between two recipes, one of which may have been through JSON."""
+    theirs, ours = theirs or {}, json.loads(json.dumps(ours or {}))
+    return [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
+
+
 def is_whole(path):
     """Whether every array in a file can be read; each carries a checksum."""
     try:
-        with zipfile.ZipFile(path) as file:
-            return file.testzip() is None and f"{META}.npy" in file.namelist()
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError):
+        with open(path, "rb") as opened, np.load(opened) as file:
+            return isinstance(json.loads(str(file[META])), dict) and all(file[key].size >= 0 for key in file.files)
+    except Exception:  # what damage makes of its reader: BadZipFile, zlib.error, NotImplementedError, ...
         return False
 
 
@@ -68,19 +80,19 @@ def steps(folder):
 
 
 def newest(folder):
-    """The newest whole checkpoint of a folder, or None; damaged ones are warned about and passed over."""
+    """The newest whole checkpoint of a folder, or None; damaged ones are set aside under another name, and said."""
     for path in reversed(steps(folder).values()):
         if is_whole(path):
             return path
-        logging.warning("%s is damaged: trying the checkpoint before it", path)
+        aside = path.with_name(f"{path.name}.damaged")
+        os.replace(path, aside)
+        logging.warning("%s is damaged: it is now %s", path, aside.name)
     return None
 
 
 def keep(folder, count):
-    """Removes all checkpoints but the newest `count`, and what an interrupted save left."""
+    """Removes all checkpoints but the newest `count`."""
     for path in list(steps(folder).values())[:-count]:
-        path.unlink()
-    for path in pathlib.Path(folder).glob("step_*.npz.tmp"):
         path.unlink()
 
 
@@ -96,17 +108,23 @@ class Checkpoints:
         self.folder, self.variables, self.meta, self.count = pathlib.Path(folder), variables, meta, count
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, step, samples):
-        """`samples` have been drawn since the start: the position in the data."""
+    def save(self, step, samples, **more):
+        """`samples` have been drawn since the start, the position in the data; `more` is for JSON too."""
         path = self.folder / _NAME.format(step)
-        save(path, self.variables, {**self.meta, "step": step, "samples": samples})
+        save(path, self.variables, {**self.meta, "step": step, "samples": samples, **more})
         keep(self.folder, self.count)
         return path
 
     def restore(self):
-        """The meta of the newest whole checkpoint, whose values are now in the variables; None without one."""
+        """The meta of the newest whole checkpoint, whose values are now in the variables; None without one.
+
+        Raises:
+            ValueError: it is of another run.
+        """
         path = newest(self.folder)
-        return None if path is None else load(path, self.variables)
+        if path is None:
+            return None
+        return load(path, self.variables, self.meta.get("recipe"))
 
     def last(self):
         """The path of the newest file by name, for messages."""

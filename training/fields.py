@@ -6,6 +6,7 @@ import difflib
 import functools
 import inspect
 import itertools
+import math
 import textwrap
 import types
 import typing
@@ -23,10 +24,14 @@ class Kind:
     holds: Callable
 
 
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 SINGLE = {
     bool: Kind("true or false", lambda text: _BOOLS[text.lower()], lambda value: isinstance(value, bool)),
-    int: Kind("a whole number", int, lambda value: isinstance(value, int) and not isinstance(value, bool)),
-    float: Kind("a number", float, lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    int: Kind("a whole number", int, lambda value: _is_number(value) and isinstance(value, int)),
+    float: Kind("a number", float, lambda value: _is_number(value) and math.isfinite(value)),
     str: Kind("a text", str, lambda value: isinstance(value, str)),
 }
 SEVERAL = {

@@ -11,7 +11,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-TRAIN = ("step", "lr", "loss", "grad_norm", "images_per_s", "seconds", "seconds_left", "skipped")
+from keras_convnextv2.whole import write_whole
 
 
 def as_number(value):
@@ -40,25 +40,33 @@ class Terminal:
 class Table:
     """A CSV file that a resumed run continues: rows of steps that will come again are dropped."""
 
-    def __init__(self, path, columns, first_step):
-        kept = []
+    def __init__(self, path, first_step):
+        self._path, self.kept = path, []
         if path.exists():
-            with open(path, newline="") as file:
-                whole = (row for row in csv.DictReader(file) if None not in row.values())  # a crash cuts the last one
-                kept = [row for row in whole if int(row["step"]) <= first_step]
-        self.kept = kept
-        self._file = open(path, "w", newline="")  # noqa: SIM115 - open as long as the run
-        self._writer = csv.DictWriter(self._file, columns, restval="")
-        self._writer.writeheader()
-        self._writer.writerows(kept)
+            with open(path, newline="", encoding="utf-8") as file:
+                self.kept = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) <= first_step]
+            write_whole({path: self._write_kept})
+        self._empty = not self.kept
 
     def write(self, row):
-        texts = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
-        self._writer.writerow(texts)
-        self._file.flush()
+        with open(self._path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, row)
+            if self._empty:
+                writer.writeheader()
+                self._empty = False
+            writer.writerow({key: repr(value) if isinstance(value, float) else value for key, value in row.items()})
 
-    def close(self):
-        self._file.close()
+    def _write_kept(self, part):
+        with open(part, "w", newline="", encoding="utf-8") as file:
+            if self.kept:
+                writer = csv.DictWriter(file, self.kept[0])
+                writer.writeheader()
+                writer.writerows(self.kept)
+
+
+def _is_whole(row):
+    """Not cut by a crash, and of a file that has its header."""
+    return None not in row and None not in row.values() and row.get("step", "").isdecimal()
 
 
 class Log:
@@ -66,59 +74,73 @@ class Log:
 
     Args:
         say: takes (text, progress=False).
+        state: that of the checkpoint from which the run goes on, so that the rows to come are those of a run that was
+            never stopped.
     """
 
-    def __init__(self, folder, *, first_step, total_steps, batch_size, say):
+    def __init__(self, folder, *, first_step, total_steps, batch_size, say, state=None):
         folder = pathlib.Path(folder)
         self.total_steps, self.batch_size, self.say = total_steps, batch_size, say
-        self._train = Table(folder / "train.csv", TRAIN, first_step)
-        self._evaluation = None  # made with the first row: pre-training has none
-        self._folder = folder
+        self._train, self._evaluation = (Table(folder / f"{name}.csv", first_step) for name in ("train", "evaluation"))
         self._events = EventFileWriter(str(folder / "tensorboard"))
-        self._substituted = 0
-        kept = self._train.kept
+        kept, state = self._train.kept, state or {}
         self.losses = [(int(row["step"]), float(row["loss"])) for row in kept]  # mean loss since the last line
+        self._window, self._newest = list(state.get("window", ())), None  # losses since then; the report after them
+        self._substituted = state.get("substituted", 0)
         self._seconds_before = float(kept[-1]["seconds"]) if kept else 0.0
         self._opened = time.perf_counter()
         self._start = self._last = (first_step, time.perf_counter())
         self._first_step = first_step
 
-    def step(self, step, rate, reports):
-        """Writes the mean over the reports since the last line; returns the length of the streak of skipped steps."""
-        losses = [as_number(report["loss"]) for report in reports]  # the only read from the device in the loop
-        newest = {key: as_number(reports[-1][key]) for key in ("grad_norm", "skipped", "streak")}
-        now = time.perf_counter()
-        speed, left = self._speed(step, now)
+    def add(self, report):
+        """Takes the report of a step, without waiting for the device; says how long the first one took."""
+        self._window.append(report["loss"])
+        self._newest = report
+        if self._start[0] == self._first_step:
+            as_number(report["loss"])
+            now = time.perf_counter()  # compilation is in it, so it says nothing about those that follow
+            self.say(f"first step took {now - self._start[1]:.1f} s", progress=True)
+            self._start = self._last = (self._first_step + 1, now)
+
+    def streak(self):
+        """The length of the streak of skipped steps; waits for the device."""
+        return int(as_number(self._newest["streak"]))
+
+    def row(self, step, rate):
+        """Writes the mean over the losses since the last row."""
+        losses = [as_number(loss) for loss in self._window]
+        self._window = []
+        norm, skipped = (as_number(self._newest[key]) for key in ("grad_norm", "skipped"))
+        speed, left = self._speed(step, time.perf_counter())
         finite = [loss for loss in losses if math.isfinite(loss)]
         loss = sum(finite) / len(finite) if finite else losses[-1]
         self.losses.append((step, loss))
-        row = {"step": step, "lr": float(rate), "loss": loss, "grad_norm": newest["grad_norm"]}
-        row |= {
-            "images_per_s": speed,
-            "seconds": self.seconds(),
-            "seconds_left": left,
-            "skipped": int(newest["skipped"]),
-        }
+        row = {"step": step, "lr": float(rate), "loss": loss, "grad_norm": norm, "skipped": int(skipped)}
+        row |= {"images_per_s": round(speed, 1), "seconds": round(self.seconds(), 1), "seconds_left": round(left, 1)}
         self._train.write(row)
         self._event(step, row)
-        skipped = f"  skipped {row['skipped']}" if row["skipped"] else ""
-        pace = f"{speed:.0f} images/s  {duration(left)} left"
-        if step == self._first_step + 1:  # compilation is in it, so it says nothing about those that follow
-            pace = f"first step took {now - self._start[1]:.1f} s"
-            self._start = (step, now)
         width = len(str(self.total_steps))
-        text = f"step {step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {rate:.2e}  {pace}"
-        self.say(f"{text}{skipped}", progress=step < self.total_steps)
-        self._last = (step, now)
-        return int(newest["streak"])
+        text = f"step {step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {rate:.2e}"
+        pace = f"  {speed:.0f} images/s  {duration(left)} left" if speed else ""
+        text += pace + (f"  skipped {row['skipped']}" if row["skipped"] else "")
+        self.say(text, progress=step < self.total_steps)
+        self._last = (step, time.perf_counter())
 
     def evaluation(self, step, numbers):
-        if self._evaluation is None:
-            self._evaluation = Table(self._folder / "evaluation.csv", ("step", *numbers), self._first_step)
         self._evaluation.write({"step": step, **numbers})
         self._event(step, numbers)
         text = "  ".join(f"{key} {value:.2f}" for key, value in numbers.items())
         self.say(f"evaluation after step {step}: {text}")
+
+    def evaluated(self, step):
+        """The numbers of the evaluation after this step that was kept, {} without one."""
+        rows = [row for row in self._evaluation.kept if int(row["step"]) == step]
+        return {key: float(value) for key, value in rows[-1].items() if key != "step"} if rows else {}
+
+    def state(self):
+        """What a checkpoint keeps for the log of the run that goes on from it."""
+        window = [as_number(loss) for loss in self._window]
+        return {"window": window, "substituted": self._substituted}
 
     def without_substitutes(self, batches):
         """The batches without `substituted`, which is counted."""
@@ -147,14 +169,14 @@ class Log:
         self._last = (self._last[0], now)
 
     def close(self):
-        for part in (self._train, self._evaluation, self._events):
-            if part is not None:
-                part.close()
+        self._events.close()
 
     def _speed(self, step, now):
-        steps = max(1, step - self._last[0])
+        """(images a second since the last line, seconds left); 0, 0 right after the first step."""
+        steps, (since, then) = step - self._last[0], self._start
+        if not steps:
+            return 0.0, 0.0
         speed = steps * self.batch_size / max(1e-9, now - self._last[1])
-        since, then = self._start
         each = (now - then) / max(1, step - since)
         return speed, each * (self.total_steps - step)
 

@@ -6,15 +6,20 @@ import signal
 import threading
 from collections.abc import Callable
 
+from training.checkpoints import NotFinite
 from training.optimizers import learning_rate
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and has saved."""
+    """The run was asked to stop by a signal, and has saved.
 
+    Args:
+        number: of the signal.
+    """
 
-class NotFinite(ArithmeticError):
-    """Loss or gradients are not finite, and stay so."""
+    def __init__(self, text, number):
+        super().__init__(text)
+        self.exit_code = 128 + number  # what a shell reports of a program that a signal ended
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,54 +51,76 @@ def train(plan, step, batches, checkpoints, log, *, first_step=0, evaluate=None)
         batches: the batches of the steps from `first_step` on, as dicts of arrays.
         evaluate: called with the number of steps done, after each epoch and at the end.
     Raises:
-        Stopped: on Ctrl-C or SIGTERM, after saving.
-        NotFinite: after too many bad steps in a row; the last good checkpoint stays.
+        Stopped: on Ctrl-C, SIGTERM or SIGHUP, after saving.
+        NotFinite: after too many bad steps in a row, or for weights that are not finite; the last good checkpoint
+            stays.
     """
-    state, reports, done = step.start(), [], first_step
+    state, done = step.start(), first_step
     with StopRequest() as stop:
         for rows in batches:
             rate = plan.rate(done)
             state, report = step.run(state, step.put(rows), rate)  # a step that is not finite changes no weight
-            reports.append(report)
+            log.add(report)
             done += 1
+            asked = stop.asked  # read once a step: it may change at any moment
             last = done == plan.total_steps
-            pauses = last or stop.asked or done % plan.epoch_steps == 0
-            if pauses or done % plan.log_every == 0 or done == first_step + 1:
-                streak = log.step(done, rate, reports)
-                reports = []
+            epoch_ends = last or done % plan.epoch_steps == 0
+            if epoch_ends or asked or done % plan.log_every == 0 or done == 1:
+                streak = log.streak()
+                if epoch_ends or done % plan.log_every == 0 or done == 1:
+                    log.row(done, rate)
                 if streak >= plan.max_bad_steps or (streak and last):
                     raise NotFinite(_bad_news(streak, done, rate, checkpoints))
-                if pauses and not streak:  # finite weights can be ruined all the same: keep those before the streak
+                if (epoch_ends or asked) and not streak:  # finite weights can be ruined: keep those before the streak
                     step.store(state)
-                    checkpoints.save(done, done * plan.batch_size)
-                if stop.asked and not last:
-                    raise Stopped(f"stopped after step {done}. Newest checkpoint: {checkpoints.last()}")
-                if pauses and evaluate is not None:
+                    _save(checkpoints, done, plan, log)
+                if asked and not last:
+                    raise Stopped(f"stopped after step {done}. Newest checkpoint: {checkpoints.last()}", asked)
+                if epoch_ends and evaluate is not None:
                     step.store(state)
                     evaluate(done)
                 log.pause()
     step.store(state)
 
 
-def _bad_news(streak, done, rate, checkpoints):
+def _save(checkpoints, done, plan, log):
+    try:
+        checkpoints.save(done, done * plan.batch_size, log=log.state())
+    except NotFinite as error:
+        raise NotFinite(f"after step {done} {error}; {_kept(checkpoints)}. {ADVICE}") from None
+
+
+ADVICE = "Try a lower --set base_lr, a longer --set warmup_epochs or --set clip_norm=1."
+
+
+def _kept(checkpoints):
     where = checkpoints.last()
-    kept = f"last good checkpoint: {where}" if where else "there is no checkpoint yet"
+    return f"last good checkpoint: {where}" if where else "there is no checkpoint yet"
+
+
+def _bad_news(streak, done, rate, checkpoints):
     return (
         f"loss or gradients were not finite in {streak} steps in a row, up to step {done} (learning rate {rate:.3g}); "
-        f"{kept}. Try a lower --set base_lr, a longer --set warmup_epochs or --set clip_norm=1."
+        f"{_kept(checkpoints)}. {ADVICE}"
     )
 
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 class StopRequest:
-    """Within it, Ctrl-C and SIGTERM ask the loop to save and stop after the step; a second one has its usual effect."""
+    """Within it, a signal of SIGNALS asks the loop to save and stop after the step; a second one has its usual effect.
+
+    `asked` is its number, 0 before.
+    """
 
     def __init__(self):
-        self.asked = False
+        self.asked = 0
         self._before = {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # Python hears signals nowhere else
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._ask)
         return self
 
@@ -101,7 +128,7 @@ class StopRequest:
         self._restore()
 
     def _ask(self, number, frame):
-        self.asked = True
+        self.asked = int(number)
         self._restore()
 
     def _restore(self):

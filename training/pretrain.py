@@ -34,9 +34,7 @@ def prepare(config, data, say):
     fcmae = build(config)
 
     def save(folder):
-        weights = folder.path / WEIGHTS
-        fcmae.save_weights(weights)
-        return {"model": folder.save_model(fcmae.backbone), "weights": weights}
+        return {"model": folder.save_model(fcmae.backbone), "weights": folder.write(WEIGHTS, fcmae.save_weights)}
 
     def next_lines(results):
         return [

@@ -7,14 +7,13 @@ import sys
 from absl import app, flags, logging
 
 from keras_convnextv2 import keep_memory
+from training.checkpoints import NotFinite
 from training.data import open_source
 from training.fields import help_texts, with_settings
 from training.logs import Terminal, duration
-from training.loop import NotFinite, Stopped
+from training.loop import Stopped
 from training.recipes import about, find_recipe
 from training.run import run
-
-INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
 def define_flags(values=flags.FLAGS):
@@ -94,7 +93,7 @@ def _main(argv, kind, prepare, split):
         farewell(say, run(prepare, config, values.workdir, values.data, values.resume, say))
     except Stopped as stopped:
         print(f"\n{stopped}. Go on with --resume.", file=sys.stderr)
-        return INTERRUPTED
+        return stopped.exit_code
     except (ValueError, OSError, ImportError, NotFinite) as error:  # bad input: one line; -v 1 shows where it came from
         logging.debug("traceback:", exc_info=True)
         print(f"\nerror: {error}", file=sys.stderr)

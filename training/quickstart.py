@@ -22,10 +22,11 @@ from absl import app, flags, logging
 import keras_convnextv2 as kc
 from keras_convnextv2 import visualize
 from training import finetune, pretrain
+from training.checkpoints import NotFinite
 from training.data import open_source
 from training.fields import require, with_settings
 from training.logs import Terminal, duration
-from training.loop import NotFinite, Stopped
+from training.loop import Stopped
 from training.recipes import RECIPES
 from training.run import run as run_task
 from training.workdir import RECIPE, RESULTS
@@ -181,7 +182,7 @@ def main(argv):
         run(config, flags.FLAGS.workdir, Terminal())
     except Stopped as stopped:
         print(f"\n{stopped}. The same command goes on.", file=sys.stderr)
-        return 130
+        return stopped.exit_code
     except (ValueError, OSError, NotFinite) as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1

@@ -62,16 +62,23 @@ def run(prepare, config, workdir, data, resume=False, say=None):
     keras.utils.set_random_seed(config.seed)
     task = prepare(config, data, say)
     plan = Plan.of(config, task.source.count)  # refuses too large a batch before the folder is taken
-    path = folder.open()
+    with folder:
+        return _run(config, task, plan, folder, resume, say)
+
+
+def _run(config, task, plan, folder, resume, say):
+    path = folder.path
     step = _step(config, task)
     say(_description(config, task, plan))
     checkpoints = Checkpoints(path / "checkpoints", step.variables(), meta=folder.meta, count=config.keep_checkpoints)
     newest = checkpoints.restore() if resume else None
     first = newest["step"] if newest else 0
     if resume:
-        say(f"resuming after step {first} of {plan.total_steps}")
-    log = Log(path, first_step=first, total_steps=plan.total_steps, batch_size=plan.batch_size, say=say)
-    numbers = {}
+        begun = f"after step {first} of {plan.total_steps}" if newest else "at step 0: there is no whole checkpoint"
+        say(f"resuming {begun}")
+    sizes = {"first_step": first, "total_steps": plan.total_steps, "batch_size": plan.batch_size}
+    log = Log(path, **sizes, say=say, state=newest and newest.get("log"))
+    numbers = log.evaluated(first)
 
     def evaluate(done):
         every = config.evaluate_every * plan.epoch_steps
@@ -80,14 +87,14 @@ def run(prepare, config, workdir, data, resume=False, say=None):
             log.evaluation(done, numbers)
 
     try:
+        if task.evaluate and first and not numbers:
+            evaluate(first)  # the run was killed between a checkpoint and its evaluation
         if first < plan.total_steps:
             batches = log.without_substitutes(_batches(config, task, plan, first))
             looks = evaluate if task.evaluate else None
             train(plan, step, batches, checkpoints, log, first_step=first, evaluate=looks)
     finally:
         log.close()
-    if task.evaluate and not numbers:  # the run had ended before it was resumed
-        numbers.update(_numbers(task, step))
     results = {"steps": plan.total_steps, **log.results(), **numbers, **task.facts, "folder": str(path)}
     for variable, value in zip(task.model.trainable_variables, step.average, strict=bool(step.average)):
         variable.assign(value)  # it is what gets saved, as in the published files

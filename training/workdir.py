@@ -10,7 +10,10 @@ import keras
 import numpy as np
 
 import keras_convnextv2
+from keras_convnextv2.whole import write_whole
+from training.checkpoints import differing
 
+LOCK = "lock"
 RECIPE = "recipe.json"
 MODEL = "model.keras"
 RESULTS = "results.json"
@@ -52,22 +55,27 @@ class Workdir:
         """What every checkpoint carries along."""
         return self._record
 
-    def open(self):
-        """Makes the folder and writes the resolved recipe into it."""
+    def __enter__(self):
+        """Makes the folder, takes it for this process, and writes the resolved recipe into it."""
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.path / LOCK)
         write_json(self.path / RECIPE, self._record)
-        return self.path
+        return self
+
+    def __exit__(self, *_):
+        self._lock.close()
 
     def write_results(self, results):
         write_json(self.path / RESULTS, results)
 
     def save_model(self, model):
-        """Writes a .keras file beside its place and renames it; returns the path."""
-        path = self.path / MODEL
-        unfinished = path.with_name(f"unfinished_{MODEL}")
-        model.save(unfinished)
-        os.replace(unfinished, path)
-        return path
+        """Writes a .keras file; returns the path."""
+        return self.write(MODEL, model.save)
+
+    def write(self, name, writer):
+        """A file of the folder, whole or not at all, by a function of the path to write to; returns the path."""
+        write_whole({self.path / name: writer})
+        return self.path / name
 
     def _check_free(self):
         if (self.path / RECIPE).exists():
@@ -76,24 +84,54 @@ class Workdir:
                 "Use --resume to go on with it, or another folder."
             )
 
+    def _written(self):
+        """What recipe.json holds."""
+        file = self.path / RECIPE
+        try:
+            held = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            held = None
+        if not isinstance(held, dict) or not {"program", "data", "recipe"} <= held.keys():
+            raise ValueError(f"{str(file)!r} must hold the recipe of a run. Received: a damaged file")
+        return held
+
     def _check_resumable(self):
         if not (self.path / RECIPE).exists():
             raise ValueError(
                 f"--resume needs a --workdir that holds a run ({RECIPE}). Received: {str(self.path)!r}. "
                 "Leave --resume out to start one there."
             )
-        theirs, ours = json.loads((self.path / RECIPE).read_text()), json.loads(json.dumps(self._record))
+        theirs, ours = self._written(), json.loads(json.dumps(self._record))
         for key in ("program", "data"):
             if theirs[key] != ours[key]:
                 raise ValueError(f"--resume needs the run's own {key}, {theirs[key]!r}. Received: {ours[key]!r}.")
-        names = sorted(theirs["recipe"].keys() | ours["recipe"].keys())
-        other = [name for name in names if theirs["recipe"].get(name) != ours["recipe"].get(name)]
+        other = differing(theirs["recipe"], ours["recipe"])
         if other:
             changes = ", ".join(f"{n} {theirs['recipe'].get(n)!r} -> {ours['recipe'].get(n)!r}" for n in other)
             raise ValueError(f"--resume needs the same recipe. Received other values for: {changes}.")
 
 
+def _locked(path):
+    """An open file that no other process can lock until it is closed, or the process ends in whatever way."""
+    file = open(path, "a+", encoding="utf-8")
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows: nobody is kept out
+        return file
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip()
+        file.close()
+        raise ValueError(
+            f"--workdir must not be in use. Received: {str(path.parent)!r}, of process {holder}"
+        ) from error
+    file.truncate(0)
+    file.write(f"{os.getpid()} on {platform.node()}\n")
+    file.flush()
+    return file
+
+
 def write_json(path, content):
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(unfinished, path)
+    write_whole({path: lambda part: part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")})

@@ -70,7 +70,45 @@ def test_damaged_newest_is_passed_over(tmp_path, variables, damage, caplog):
     path.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "flipped": content}[damage])
     assert folder.restore()["step"] == 1
     assert int(variables["b"].value) == 3
-    assert "step_00000002.npz is damaged" in caplog.text
+    assert "step_00000002.npz is damaged: it is now step_00000002.npz.damaged" in caplog.text
+    assert list(checkpoints.steps(folder.folder)) == [1] and len(list(folder.folder.glob("*.damaged"))) == 1
+
+
+def test_any_flipped_bit_is_damage_or_harmless(tmp_path, variables):
+    folder = folder_of(tmp_path, variables)
+    path = folder.save(2, 20)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    for place in rng.integers(0, 8 * len(content), 300):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        if checkpoints.is_whole(path):  # a bit that no reader looks at
+            assert checkpoints.load(path, variables)["step"] == 2
+            assert ops.convert_to_numpy(variables["a"]).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_damaged_checkpoints_do_not_count(tmp_path, variables):
+    folder = folder_of(tmp_path, variables, count=1)
+    for step in (5, 6):
+        folder.save(step, step).write_bytes(b"")
+    assert folder.restore() is None
+    folder.save(1, 1)
+    assert list(checkpoints.steps(folder.folder)) == [1]
+
+
+def test_values_that_are_not_finite_are_not_saved(tmp_path, variables):
+    folder = folder_of(tmp_path, variables)
+    variables["a"].assign(np.full((2, 3), np.inf))
+    with pytest.raises(checkpoints.NotFinite, match="must hold finite values. Received: others in a"):
+        folder.save(1, 10)
+    assert not list(folder.folder.iterdir())
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, variables):
+    folder_of(tmp_path, variables).save(1, 10)
+    other = checkpoints.Checkpoints(tmp_path / "checkpoints", variables, meta={"recipe": {"size": "atto", "seed": 3}})
+    with pytest.raises(ValueError, match="another recipe, with other seed"):
+        other.restore()
 
 
 def test_kill_between_write_and_rename_leaves_the_old_one(tmp_path, variables, monkeypatch):
@@ -95,7 +133,10 @@ def test_failed_write_leaves_the_old_one(tmp_path, variables, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match="the disk is full, nothing was written: .*step_00000002.npz"),
+    ):
         patch.setattr(os, "fsync", full)
         folder.save(2, 20)
     assert folder.restore()["step"] == 1

@@ -1,8 +1,11 @@
+import contextlib
 import csv
 import os
 import signal
 
+import numpy as np
 import pytest
+from keras import ops
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from tests.training.small_model import batches, sample_losses, small_model
@@ -13,19 +16,23 @@ from training.optimizers import AdamW
 from training.steps import make_step
 
 BATCH = 6
+TIMES = ("images_per_s", "seconds", "seconds_left")
+to_numpy = ops.convert_to_numpy
 
 
 class Run:
     """A run of the small model in a folder; its lines are kept."""
 
-    def __init__(self, folder, first_step=0, **plan):
+    def __init__(self, folder, first_step=0, state=None, **plan):
         self.step = make_step(small_model(), AdamW(), sample_losses)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.step.variables(), meta={}, count=2)
         self.lines = []
         numbers = {"total_steps": 8, "epoch_steps": 4, "batch_size": BATCH, "rate": lambda step: 0.01 * (step + 1)}
         self.plan = Plan(**{**numbers, "log_every": 3, "max_bad_steps": 3, **plan})
         sizes = {"total_steps": self.plan.total_steps, "batch_size": BATCH}
-        self.log = Log(folder, first_step=first_step, say=lambda text, progress=False: self.lines.append(text), **sizes)
+        say = lambda text, progress=False: self.lines.append(text)  # noqa: E731
+        folder.mkdir(exist_ok=True)
+        self.log = Log(folder, first_step=first_step, say=say, state=state, **sizes)
         self.first_step = first_step
 
     def train(self, rows, **options):
@@ -85,7 +92,64 @@ def test_a_single_bad_step_is_counted_and_passed_over(tmp_path):
     assert "skipped 1" in run.lines[-1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_moment_of_a_step_is_followed_by_a_save(tmp_path, monkeypatch):
+    run = Run(tmp_path, log_every=1)
+    streak = run.log.streak
+
+    def interrupted():
+        if len(run.log.losses) == 2:  # in the third step, after the flag was read
+            os.kill(os.getpid(), signal.SIGINT)
+        return streak()
+
+    monkeypatch.setattr(run.log, "streak", interrupted)
+    with pytest.raises(Stopped, match="stopped after step 4. Newest checkpoint: .*step_00000004"):
+        run.train(batches(8))
+    assert list(steps(tmp_path / "checkpoints")) == [4]
+
+
+def test_rows_and_losses_equal_those_of_a_run_that_was_never_stopped(tmp_path):
+    options = {"total_steps": 20, "epoch_steps": 7, "log_every": 3}
+    whole = Run(tmp_path / "whole", **options)
+    whole.train(batches(20), evaluate=lambda done: whole.log.evaluation(done, {"top_1": done / 3}))
+    folder, first, state = tmp_path / "stopped", 0, None
+    for stop in (2, 5, 9, 14, 20):
+        part = Run(folder, first, state, **options)
+        if first:
+            state = part.checkpoints.restore()["log"]
+            part = Run(folder, first, state, **options)
+            part.checkpoints.restore()
+
+        def rows(first=first, stop=stop):
+            for number, row in enumerate(batches(20)[first:], first + 1):
+                if number == stop < 20:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield row
+
+        evaluate = lambda done, log=part.log: log.evaluation(done, {"top_1": done / 3})  # noqa: E731
+        if first and first % 7 == 0:
+            assert not part.log.evaluated(first)
+            evaluate(first)
+        with pytest.raises(Stopped) if stop < 20 else contextlib.nullcontext():
+            part.train(rows(), evaluate=evaluate)
+        first = stop
+    timeless = [
+        [{k: v for k, v in row.items() if k not in TIMES} for row in table(place / f"{name}.csv")]
+        for name in ("train", "evaluation")
+        for place in (tmp_path / "whole", folder)
+    ]
+    assert timeless[0] == timeless[1] and timeless[2] == timeless[3] and len(timeless[0]) == 10
+    assert part.log.losses == whole.log.losses
+    for key, v in whole.step.variables().items():
+        np.testing.assert_array_equal(to_numpy(v), to_numpy(part.step.variables()[key]), err_msg=key)
+
+
+def test_a_table_without_its_header_begins_anew(tmp_path):
+    (tmp_path / "train.csv").write_text("3,0.1,0.5\n4,0.1\n")
+    Run(tmp_path, first_step=4).train(batches(8)[4:])
+    assert [int(row["step"]) for row in table(tmp_path / "train.csv")] == [6, 8]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_stops(tmp_path, number):
     run, before = Run(tmp_path), signal.getsignal(number)
 
@@ -95,8 +159,9 @@ def test_a_signal_saves_and_stops(tmp_path, number):
                 os.kill(os.getpid(), number)
             yield row
 
-    with pytest.raises(Stopped, match=r"stopped after step 6. Newest checkpoint: .*step_00000006.npz"):
+    with pytest.raises(Stopped, match=r"stopped after step 6. Newest checkpoint: .*step_00000006.npz") as stopped:
         run.train(rows())
+    assert stopped.value.exit_code == 128 + number
     assert list(steps(tmp_path / "checkpoints")) == [4, 6]
     assert signal.getsignal(number) == before
 
@@ -106,7 +171,7 @@ def test_a_resumed_table_has_each_step_once(tmp_path):
     again = Run(tmp_path, first_step=4)
     again.checkpoints.restore()
     again.train(batches(8)[4:])
-    assert [int(row["step"]) for row in table(tmp_path / "train.csv")] == [1, 3, 4, 5, 6, 8]
+    assert [int(row["step"]) for row in table(tmp_path / "train.csv")] == [1, 3, 4, 6, 8]
 
 
 @pytest.mark.parametrize("seconds, text", [(0.4, "0:00"), (75, "1:15"), (3723, "1:02:03")])

@@ -115,6 +115,40 @@ def test_a_used_workdir_is_refused_and_untouched(pretrained):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_two_runs_cannot_share_a_folder(pretrained):
+    folder = pretrained[0]
+    program = "import sys, time; from training.workdir import _locked; import pathlib; "
+    program += "held = _locked(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program, str(folder / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=f"--workdir must not be in use. Received: .*of process {other.pid} on"):
+            run(pretrain.prepare, PRETRAIN, str(folder), DATA, resume=True, say=quiet)
+        other.kill()  # what a killed process held is free
+    run(pretrain.prepare, PRETRAIN, str(folder), DATA, resume=True, say=quiet)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"program": "pre'])
+def test_a_damaged_recipe_is_named(pretrained, tmp_path, content):
+    folder = tmp_path / "damaged"
+    shutil.copytree(pretrained[0], folder)
+    (folder / "recipe.json").write_text(content)
+    with pytest.raises(ValueError, match="recipe.json' must hold the recipe of a run. Received: a damaged file"):
+        run(pretrain.prepare, PRETRAIN, str(folder), DATA, resume=True, say=quiet)
+
+
+def test_a_run_without_a_whole_checkpoint_begins_again_and_says_so(pretrained, tmp_path):
+    folder, lines = tmp_path / "damaged", []
+    shutil.copytree(pretrained[0], folder)
+    for file in (folder / "checkpoints").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    say = lambda text, progress=False: lines.append(text)  # noqa: E731
+    results = run(pretrain.prepare, PRETRAIN, str(folder), DATA, resume=True, say=say)
+    assert "resuming at step 0: there is no whole checkpoint" in lines
+    assert results["losses"] == pretrained[1]["losses"]
+    assert (folder / "checkpoints" / "step_00000006.npz").exists()
+
+
 @pytest.mark.parametrize(
     "changes, data, message",
     [
