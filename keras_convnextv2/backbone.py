@@ -234,24 +234,15 @@ def _constructor(size):
     return construct
 
 
-ConvNeXtV2Atto = _constructor("atto")
-ConvNeXtV2Femto = _constructor("femto")
-ConvNeXtV2Pico = _constructor("pico")
-ConvNeXtV2Nano = _constructor("nano")
-ConvNeXtV2Tiny = _constructor("tiny")
-ConvNeXtV2Base = _constructor("base")
-ConvNeXtV2Large = _constructor("large")
-ConvNeXtV2Huge = _constructor("huge")
-_CONSTRUCTORS = {
-    "atto": ConvNeXtV2Atto,
-    "femto": ConvNeXtV2Femto,
-    "pico": ConvNeXtV2Pico,
-    "nano": ConvNeXtV2Nano,
-    "tiny": ConvNeXtV2Tiny,
-    "base": ConvNeXtV2Base,
-    "large": ConvNeXtV2Large,
-    "huge": ConvNeXtV2Huge,
-}
+_CONSTRUCTORS = {size: _constructor(size) for size in SIZES}
+ConvNeXtV2Atto = _CONSTRUCTORS["atto"]
+ConvNeXtV2Femto = _CONSTRUCTORS["femto"]
+ConvNeXtV2Pico = _CONSTRUCTORS["pico"]
+ConvNeXtV2Nano = _CONSTRUCTORS["nano"]
+ConvNeXtV2Tiny = _CONSTRUCTORS["tiny"]
+ConvNeXtV2Base = _CONSTRUCTORS["base"]
+ConvNeXtV2Large = _CONSTRUCTORS["large"]
+ConvNeXtV2Huge = _CONSTRUCTORS["huge"]
 
 
 def from_preset(name, *, classes=None, include_top=None, **options):

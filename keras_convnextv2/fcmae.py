@@ -116,7 +116,7 @@ class FCMAE(keras.Model):
     def call(self, inputs, training=None):
         images, patches = self._images_and_patches(inputs)
         pixels = self._cut(images)
-        prediction = self._predicted(cut_patches(self._features(pixels, patches, training), self._positions))
+        prediction = self._predicted(self._features(pixels, patches, training))
         self.add_loss(self._loss(pixels, prediction, patches))
         return prediction
 
@@ -137,9 +137,8 @@ class FCMAE(keras.Model):
         """
         patches, pixels = self._patches(images, visible, dense), self._cut(images)
         hidden = patches.hidden()
-        features = self._features(pixels, patches, training)
-        prediction = ops.reshape(hidden.rows(features), (-1, hidden.count, self._position_features))
-        return self._hidden_losses(hidden.keep(pixels), self._predicted(prediction))
+        prediction = self._predicted(hidden.keep(self._features(pixels, patches, training)))
+        return self._hidden_losses(hidden.keep(pixels), prediction)
 
     def reconstruction_loss(self, images, prediction, visible):
         """(B, H, W, C), (B, L, P * P * C), (B, K) -> scalar: over hidden patches, sum over the batch / their number."""
@@ -206,10 +205,6 @@ class FCMAE(keras.Model):
         """Positions of the last map along one side of a patch."""
         return self.patch_size // self.stride
 
-    @property
-    def _position_features(self):
-        return self._positions**2 * self.decoder_dim
-
     def _images_and_patches(self, inputs):
         if isinstance(inputs, dict):
             images, visible = inputs["images"], inputs.get("visible")
@@ -237,9 +232,10 @@ class FCMAE(keras.Model):
         return cut_patches(images, self.patch_size)
 
     def _features(self, pixels, patches, training):
-        """The decoder's last map (B, h, w, decoder_dim)."""
+        """The decoder's features of each patch (B, L, m * m * decoder_dim), of its m x m positions."""
         x = self._encoded(pixels, patches, training)
-        return self.decoder(x if len(x.shape) == 3 else patches.rows(x), patches=patches, training=training)
+        x = self.decoder(x if len(x.shape) == 3 else patches.rows(x), patches=patches, training=training)
+        return cut_patches(x, self._positions)
 
     def _encoded(self, pixels, patches, training):
         """The visible rows (B, N, C') after the last stage, or with a `MaskedMap` its map (B, h, w, C')."""
@@ -256,7 +252,7 @@ class FCMAE(keras.Model):
         return x
 
     def _predicted(self, features):
-        """Patches of the decoder's features (B, n, m * m * decoder_dim) -> their pixels (B, n, P * P * C), float32."""
+        """Features of patches (B, n, m * m * decoder_dim) -> their pixels (B, n, P * P * C), float32."""
         count, side = features.shape[1], self._positions
         x = self.decoder.pred(ops.reshape(features, (-1, count * side * side, self.decoder_dim)))
         x = join_patches(ops.reshape(x, (-1, side * side, x.shape[-1])), (side, side), self.channels)

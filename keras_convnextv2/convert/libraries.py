@@ -37,15 +37,7 @@ def answers(library, path, images, ema=False):
         here = str(pathlib.Path(__file__).parents[2])  # also where the package was found by other means than a path
         paths = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), here)))
         environment = {**os.environ, "KERAS_BACKEND": "torch", "PYTHONPATH": paths}
-        program = [
-            sys.executable,
-            "-m",
-            "keras_convnextv2.convert.libraries",
-            library,
-            str(path),
-            str(given),
-            str(answered),
-        ]
+        program = [sys.executable, "-m", __name__, library, str(path), str(given), str(answered)]
         done = subprocess.run([*program, *(["--ema"] if ema else [])], env=environment, capture_output=True, text=True)
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         if done.returncode == NOT_HERE:

@@ -98,13 +98,10 @@ class MaskedMap(Visible):
     """
 
     def through(self, layer, x):
-        return layer(x * self._mask(x))
+        return layer(x * ops.cast(self.mask_of(x), x.dtype))
 
     def each(self, layer, x):
         return layer(x)
 
     def mask_of(self, x):
         return self.mask(x.shape[1] // self.grid[0])
-
-    def _mask(self, x):
-        return ops.cast(self.mask_of(x), x.dtype)

@@ -63,10 +63,6 @@ def _check_head(preset, source, classes):
         )
 
 
-def _preset_of(repository):
-    return next((preset for preset in list_presets() if preset.hub == repository), None)
-
-
 def _from_address(source):
     found = _ADDRESS.fullmatch(source.removeprefix(HUB))
     if not found:
@@ -105,7 +101,7 @@ def _download(who, repository, files):
 
 
 def _say_licence(repository):
-    preset = _preset_of(repository)
+    preset = next((preset for preset in list_presets() if preset.hub == repository), None)
     if preset and preset.licence not in _licences_said:
         _licences_said.add(preset.licence)
         logging.getLogger("keras_convnextv2").warning(

@@ -69,7 +69,6 @@ def known_names(table, names):
 
 def recognise(shapes, where):
     """The format whose rows describe most arrays by name and rank; a single odd name does not hide it."""
-
     if not _readable(shapes):
         raise ValueError(
             f"{where} is in no format that can be read ({', '.join(table.name for table in READABLE)}). "

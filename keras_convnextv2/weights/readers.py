@@ -20,11 +20,7 @@ KINDS = ", ".join(ENDINGS)
 CONTAINERS = ("model", "state_dict")  # where a training script puts the weights, beside optimizer and arguments
 NUMBERS = ("float16", "bfloat16", "float32", "float64")  # the types of arrays that are read
 SAFETENSORS_NUMBERS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-AVERAGES = (
-    "model_ema",
-    "state_dict_ema",
-    "ema_state_dict",
-)  # and where the authors' and timm's put their moving average
+AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict")  # and where they put its moving average
 MAPPED = 1 << 26  # bytes of a file that stay mapped: read pages count as memory of the process until it is closed
 
 
