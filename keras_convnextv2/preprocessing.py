@@ -12,6 +12,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB as fractions of 1: what every pu
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CROP_FRACTION = 224 / 256  # of the short side: the picture that the published networks were evaluated on
 WHOLE_FROM = 384  # pictures of this side and more were evaluated whole, both sides at their size
+THIN = 16  # a picture that is so many times as long as it is high, or high as it is long
 CLASSES_FILE = "imagenet_classes.txt"  # a line a class, in the order of the network's outputs: WordNet id, name
 
 
@@ -129,8 +130,13 @@ def resize_and_crop(picture, size, crop):
     from PIL import Image
 
     height, width = _resized(picture.height, picture.width, size, crop)
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     top, left = (round((side - kept) / 2) for side, kept in ((height, size[0]), (width, size[1])))  # half to even
+    if max(height, width) > THIN * min(height, width):  # of a very long picture only what stays is resized
+        rows, columns = picture.height / height, picture.width / width
+        right, bottom = (left + size[1]) * columns, (top + size[0]) * rows
+        box = (left * columns, top * rows, min(right, picture.width), min(bottom, picture.height))
+        return picture.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     return picture.crop((left, top, left + size[1], top + size[0]))
 
 

@@ -216,13 +216,15 @@ class Finetune(Pictures):
     """Training of a classifier, from pre-trained weights or from scratch."""
 
     init: str | None = None
-    "where the weights come from: the workdir of a pre-training, a .keras file or any weight file; none: from scratch"
+    "the workdir of a pre-training, or what load_weights takes: a file, a preset, hf:owner/name; none: from scratch"
     keep_head: bool = False
     "take the head over from `init` too, which must have as many classes"
     classes: int = 0
     "classes of the head, which must be those of the data; 0: ask the data"
     labels_per_class: int = 0
     "use only so many labelled images of each class; 0: all"
+    validation_split: float = 0.1
+    "share that is held out of a folder without train and test, at least one picture of each class"
 
     label_smoothing: float = 0.1
     "share of the target that goes to all classes alike"
@@ -252,6 +254,8 @@ class Finetune(Pictures):
         super().__post_init__()
         for name in ("classes", "labels_per_class", "mixup", "cutmix"):
             require(getattr(self, name) >= 0, f"{name} must be at least 0", getattr(self, name))
+        held_out = self.validation_split
+        require(0 < held_out < 1, "validation_split must be in (0, 1)", held_out, _percent_hint(held_out))
         for name in ("label_smoothing", "drop_path_rate"):
             share = getattr(self, name)
             require(0 <= share < 1, f"{name} must be in [0, 1)", share, _percent_hint(share))

@@ -11,7 +11,7 @@ from keras import ops
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.network import network_layers
 from training.configs import Finetune
-from training.data import Augmentation, classification_example, open_source, take_per_class
+from training.data import Augmentation, PictureSource, classification_example, open_source, take_per_class
 from training.evaluation.classification import top_1
 from training.fields import require
 from training.optimizers import finetune_rules
@@ -30,22 +30,20 @@ def build(config, classes, say):
     head = {"classes": classes, "head_init_scale": config.head_init_scale}
     classifier = kc.ConvNeXtV2(*config.network, drop_path_rate=config.drop_path_rate, **head, **shape, **kinds)
     if config.init is not None:
-        report = kc.load_weights(classifier, weight_file(config.init), skip_head=not config.keep_head)
+        report = kc.load_weights(classifier, weights_of(config.init), skip_head=not config.keep_head)
         lost = config.keep_head and any(path.startswith("head/") for path in report.untouched)
         require(not lost, "keep_head needs weights with a head", config.init, "Leave keep_head out for a new head.")
         say(repr(report))
     return classifier, keras.Model(classifier.input, network_layers(classifier)["head"].output, name="logits")
 
 
-def weight_file(init):
-    """The file that `init` stands for: itself, or the model in a workdir."""
-    path = pathlib.Path(init)
-    file = path / MODEL if path.is_dir() else path
-    if not file.is_file():
-        missing = f"{file} is missing: has that run ended?" if path.is_dir() else "there is no such file."
-        rule = "init must be the workdir of an ended run or a weight file"
-        raise FileNotFoundError(f"{rule}. Received: {init!r}; {missing}")
-    return file
+def weights_of(init):
+    """What `init` stands for: the model in the workdir of an ended run, or whatever `load_weights` takes."""
+    path = pathlib.Path(init).expanduser()
+    if path.is_dir() and not (path / MODEL).is_file():
+        missing = f"{path / MODEL} is missing: has that run ended?"
+        raise FileNotFoundError(f"init must be the workdir of an ended run or weights. Received: {init!r}; {missing}")
+    return path / MODEL if path.is_dir() else init
 
 
 def smoothed_losses(smoothing):
@@ -61,21 +59,28 @@ def smoothed_losses(smoothing):
     return sample_losses
 
 
-def open_labelled(config, data):
-    """(training source, test source), whose classes fit each other and the config."""
-    sources = [open_source(data, split, channels=config.channels) for split in (SPLIT, "test")]
+def open_labelled(config, data, say):
+    """(training source, test source), whose classes fit each other and the config; says what is odd about them."""
+    options = {"channels": config.channels, "validation_split": config.validation_split}
+    sources = [open_source(data, split, **options) for split in (SPLIT, "test")]
     classes, test_classes = (source.classes for source in sources)
     require(classes == test_classes, f"training and test pictures must have the same classes {classes}", test_classes)
     given = config.classes
     fits = given in (0, len(classes))
     require(fits, f"classes must be {len(classes)}, those of {sources[0].name}", given, "Leave it out to ask the data.")
+    if len(classes) == 1:
+        say(f"there is one class alone, {classes[0]!r}: every answer will be right")
+    if isinstance(sources[1], PictureSource):
+        lacking = [name for label, name in enumerate(classes) if label not in set(sources[1].labels.tolist())]
+        if lacking:
+            say(f"{sources[1].name} has no picture of {', '.join(lacking)}: the accuracy says nothing about them")
     if config.labels_per_class:
         sources[0] = take_per_class(sources[0], config.labels_per_class, config.seed)
     return sources
 
 
 def prepare(config, data, say):
-    source, test = open_labelled(config, data)
+    source, test = open_labelled(config, data, say)
     classifier, logits = build(config, len(source.classes), say)
     predict = make_predict(logits, jit=config.jit)
     look = {"batch_size": config.evaluation_batch_size, "image_size": config.image_size, "workers": config.workers}

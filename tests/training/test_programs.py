@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+from tests.training.data.conftest import write_picture
 from training import finetune, pretrain, program
 from training.configs import Finetune, Pretrain
 from training.run import run
@@ -182,7 +183,7 @@ def test_classes_are_checked_before_training(tmp_path):
 
 
 def test_labels_per_class_limits_the_training_pictures_only():
-    train, test = finetune.open_labelled(dataclasses.replace(FINETUNE, labels_per_class=1), DATA)
+    train, test = finetune.open_labelled(dataclasses.replace(FINETUNE, labels_per_class=1), DATA, quiet)
     assert (train.count, test.count) == (10, 24)
 
 
@@ -192,13 +193,38 @@ def test_a_head_to_keep_must_be_there(pretrained):
         finetune.build(config, 10, quiet)
 
 
-@pytest.mark.parametrize("made, message", [(True, "has that run ended"), (False, "there is no such file")])
+@pytest.mark.parametrize("made, message", [(True, "has that run ended"), (False, "nothing.h5")])
 def test_init_that_is_not_there(tmp_path, made, message):
-    init = tmp_path / "nothing"
+    init = tmp_path / "nothing.h5"
     if made:
         init.mkdir()
     with pytest.raises(FileNotFoundError, match=message):
-        finetune.weight_file(str(init))
+        finetune.build(dataclasses.replace(FINETUNE, init=str(init)), 10, quiet)
+
+
+def test_init_takes_what_load_weights_takes(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(finetune.kc, "load_weights", lambda model, path, **_: asked.append(path) or Report())
+    for init in ("imagenet", "hf:timm/convnextv2_atto.fcmae", str(tmp_path / "weights.safetensors")):
+        finetune.build(dataclasses.replace(FINETUNE, init=init), 10, quiet)
+        assert asked.pop() == init
+
+
+class Report:
+    untouched = ()
+
+
+def test_what_is_odd_about_the_classes_is_said(tmp_path):
+    lines = []
+    for split, names in (("train", "ab"), ("test", "a")):
+        for name in names:
+            write_picture(tmp_path / split / name / "0.png", 0)
+    say = lambda text, progress=False: lines.append(text)  # noqa: E731
+    finetune.open_labelled(FINETUNE, f"folder:{tmp_path}", say)
+    assert lines[0].endswith("has no picture of b: the accuracy says nothing about them")
+    shutil.rmtree(tmp_path / "train" / "b")
+    finetune.open_labelled(FINETUNE, f"folder:{tmp_path}", say)
+    assert lines[1] == "there is one class alone, 'a': every answer will be right"
 
 
 def test_smoothed_loss_equals_the_formula():

@@ -8,6 +8,7 @@ colour profiles are ignored, as the usual training loaders ignore them; of an an
 import contextlib
 import io
 import math
+import os
 
 import numpy as np
 from PIL import Image
@@ -115,8 +116,13 @@ def open_file(path, channels):
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise UnreadableImage(f"cannot read the image {path}: {error.strerror or error}") from error
-    return Encoded(data, channels, path)
+        raise UnreadableImage(f"cannot read the image {printable(path)}: {error.strerror or error}") from error
+    return Encoded(data, channels, printable(path))
+
+
+def printable(path):
+    """A path as a text that can be printed and written, also where its name is no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def as_image(array):

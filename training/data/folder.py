@@ -1,8 +1,12 @@
-"""`folder:PATH`: pictures in folders, PATH/train/<class>/* and PATH/test/<class>/* or PATH/val/<class>/*."""
+"""`folder:PATH`: pictures in folders, PATH/train/<class>/* and PATH/test/<class>/* or PATH/val/<class>/*.
 
+Or PATH/<class>/* alone, which is split here.
+"""
+
+import hashlib
 import os
 
-from training.data.decode import SUFFIXES, open_file
+from training.data.decode import SUFFIXES, open_file, printable
 from training.data.picture_source import PictureSource, fit_in_memory
 
 LAYOUT = "PATH/train/<class>/* and PATH/test/<class>/* or PATH/val/<class>/*"
@@ -10,8 +14,12 @@ _TRAIN = ("train", "training")
 _TEST = ("test", "val", "validation", "valid")  # the first one that is there
 
 
-def open_folder(path, split, channels, keep=None):
-    """The pictures of one split, by path; labels count the folders of train in alphabetical order."""
+def open_folder(path, split, channels, keep=None, validation_split=0.1):
+    """The pictures of one split, by path; labels count the folders of train in alphabetical order.
+
+    Args:
+        validation_split: the share of a folder without train and test that is held out.
+    """
     root = os.path.expanduser(path)
     if not os.path.isdir(root):
         raise FileNotFoundError(f"folder:PATH needs a folder, laid out as {LAYOUT}. Received: {path!r}")
@@ -20,15 +28,23 @@ def open_folder(path, split, channels, keep=None):
         if not files:
             raise FileNotFoundError(_no_pictures(_first(root, _TRAIN) or root))
     else:
-        files, classes, labels = _labelled(root, split)
+        files, classes, labels = _labelled(root, split, validation_split)
     read = lambda index: open_file(files[index], channels)  # noqa: E731
     keep = fit_in_memory(read, len(files), channels) if keep is None else keep
     kinds = {"channels": channels, "classes": classes, "labels": labels, "keep": keep}
     return PictureSource(f"folder:{path} ({split})", read, len(files), **kinds)
 
 
-def _labelled(root, split):
+def is_split(path):
+    """Whether the folder has a train or a test of its own."""
+    root = os.path.expanduser(path)
+    return bool(_first(root, _TRAIN) or _first(root, _TEST))
+
+
+def _labelled(root, split, validation_split):
     train, test = _first(root, _TRAIN), _first(root, _TEST)
+    if not train and not test and _subfolders(root):
+        return _divided(root, split, validation_split)
     folder, names = (train, _TRAIN) if split == "train" else (test, _TEST)
     if folder is None:
         raise FileNotFoundError(
@@ -42,9 +58,9 @@ def _labelled(root, split):
             f"the classes of {folder} must be among those of {train}. Received: {_some(strange)}; "
             f"train has {_some(classes)}"
         )
-    files, labels = [], []
+    files, labels, visited = [], [], _real(folder, *(os.path.join(folder, name) for name in classes))
     for label, name in enumerate(classes):
-        found = _pictures(os.path.join(folder, name))
+        found = _pictures(os.path.join(folder, name), visited)
         if not found and folder == train:
             raise FileNotFoundError(_no_pictures(os.path.join(folder, name)))
         files += found
@@ -67,12 +83,52 @@ def _subfolders(folder):
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _pictures(folder):
-    """Paths of all pictures below a folder, sorted; without hidden files, which some systems leave beside others."""
-    found = []
+def _divided(root, split, share):
+    """One folder a class: each picture goes to one side by its name alone, and each class to both sides."""
+    files, labels, classes = [], [], _subfolders(root)
+    visited = _real(root, *(os.path.join(root, name) for name in classes))
+    for label, name in enumerate(classes):
+        found = _pictures(os.path.join(root, name), visited)
+        if len(found) < 2:
+            raise FileNotFoundError(
+                f"a class needs two pictures or more, one to train on and one held out. Received: {len(found)} in "
+                f"{printable(os.path.join(root, name))}; other layout: {LAYOUT}"
+            )
+        ranked = sorted((_rank(os.path.relpath(file, root)), file) for file in found)
+        count = sum(rank < share for rank, _ in ranked)
+        count = min(max(count, 1), len(found) - 1)
+        held_out = {file for _, file in ranked[:count]}
+        chosen = [file for file in found if (file in held_out) == (split == "test")]
+        files += chosen
+        labels += [label] * len(chosen)
+    return files, classes, labels
+
+
+def _rank(name):
+    """A number in [0, 1) of a file's name."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
+
+
+def _real(*folders):
+    return {os.path.realpath(folder) for folder in folders}
+
+
+def _pictures(folder, visited=()):
+    """Paths of all pictures below a folder, sorted; without hidden files, which some systems leave beside others.
+
+    Links are followed, but what they lead to is visited once, and no folder of `visited`: another class, the whole.
+    """
+    visited, seen, found = set(visited) - _real(folder), set(), []
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(place, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
+        visited.add(os.path.realpath(place))
+        inside = (name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in inside if os.path.realpath(os.path.join(place, name)) not in visited]
+        for name in files:
+            file = os.path.join(place, name)
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".") and os.path.isfile(file):
+                real = os.path.realpath(file)
+                found += [file] * (real not in seen)
+                seen.add(real)
     return sorted(found)
 
 

@@ -12,7 +12,7 @@ SPLITS = ("train", "unlabelled", "test")
 _SPECS = "shapes, shapes:COUNT, folder:PATH or tfds:NAME"
 
 
-def open_source(spec, split, *, channels=3, keep=None):
+def open_source(spec, split, *, channels=3, keep=None, validation_split=0.1):
     """A source of pictures.
 
     Args:
@@ -22,6 +22,7 @@ def open_source(spec, split, *, channels=3, keep=None):
         split: `train` (labelled), `unlabelled` (whatever can be pre-trained on) or `test` (labelled, held out).
         channels: 3 for RGB, 1 for grey; pictures of the other kind are converted.
         keep: keep decoded pictures in memory; None: where all of them fit.
+        validation_split: the share of a folder without train and test, one folder a class, that is held out.
     Returns:
         A PictureSource, or a StreamSource for `tfds` sets that do not fit in memory. Both have name, count, classes,
         channels.
@@ -32,8 +33,10 @@ def open_source(spec, split, *, channels=3, keep=None):
     kind, _, rest = spec.partition(":")
     if kind == "shapes":
         return _open_shapes(rest, split, channels)
-    if kind in ("folder", "tfds") and rest:
-        return {"folder": open_folder, "tfds": open_prepared}[kind](rest, split, channels, keep)
+    if kind == "folder" and rest:
+        return open_folder(rest, split, channels, keep, validation_split)
+    if kind == "tfds" and rest:
+        return open_prepared(rest, split, channels, keep)
     raise ValueError(f"data must be {_SPECS}. Received: {spec!r}")
 
 

@@ -115,6 +115,19 @@ def test_evaluation_resize_and_crop_rounding(height, width, size, fraction, resi
     np.testing.assert_array_equal(augmentation.evaluation_picture(picture, size, fraction)[..., 0], expected)
 
 
+def test_of_a_very_long_picture_only_the_centre_is_resized(monkeypatch):
+    from keras_convnextv2 import preprocessing
+
+    for size in ((8, 8 * 40), (8 * 40, 8)):
+        picture = noise(*size)
+        quick = augmentation.evaluation_picture(picture, (40, 60), 0.875)
+        with monkeypatch.context() as patch:
+            patch.setattr(preprocessing, "THIN", 1e9)
+            whole = augmentation.evaluation_picture(picture, (40, 60), 0.875)
+        assert np.abs(quick.astype(int) - whole).mean() < 0.5  # the window's borders in other floats
+    assert augmentation.evaluation_picture(noise(1, 1_000_000), (224, 224), 0.875).shape == (224, 224, 3)
+
+
 @pytest.fixture(scope="module")
 def photos():
     """Photos of the data folder that torchvision has prepared for the oracle: [(uint8 picture, cropped, squashed)]."""

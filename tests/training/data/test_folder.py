@@ -1,3 +1,4 @@
+import os
 import pathlib
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.training.data.conftest import write_picture
-from training.data import open_source
+from training.data import UnreadableImage, open_source
 
 
 def test_labels_follow_the_alphabet(folder):
@@ -67,7 +68,7 @@ def test_linked_folders_are_followed(folder, tmp_path_factory):
             lambda p: write_picture(p / "cat" / "a.png", 0),
             "train",
             FileNotFoundError,
-            r"no folder train.*1 folders \(cat\)",
+            r"a class needs two pictures or more.*Received: 1 in .*cat",
         ),
         (
             lambda p: write_picture(p / "train" / "a.png", 0),
@@ -88,7 +89,7 @@ def test_linked_folders_are_followed(folder, tmp_path_factory):
             r"no folder test or val",
         ),
     ],
-    ids=["empty", "no picture", "flat", "no train", "no classes", "empty class", "no test"],
+    ids=["empty", "no picture", "flat", "one picture", "no classes", "empty class", "no test"],
 )
 def test_other_layouts_are_refused_in_one_line(tmp_path, arrange, split, error, message):
     arrange(tmp_path)
@@ -103,3 +104,71 @@ def test_strange_test_classes_and_missing_folders_are_refused(folder):
         open_source(f"folder:{folder}", "test")
     with pytest.raises(FileNotFoundError, match=r"folder:PATH needs a folder.*Received: .*nowhere"):
         open_source(f"folder:{pathlib.Path(folder) / 'nowhere'}", "train")
+
+
+@pytest.fixture
+def undivided(tmp_path):
+    for label, name in enumerate(("ant", "bee")):
+        for number in range(3 + 17 * label):
+            write_picture(tmp_path / name / f"{number}.png", [label, number])
+    return tmp_path
+
+
+def names_of(source, folder):
+    numbers = {
+        write_picture(folder / "again.png", [k // 100, k % 100]).tobytes(): k for k in (*range(3), *range(100, 120))
+    }
+    return {numbers[source.picture(k).tobytes()] for k in range(source.count)}
+
+
+def test_one_folder_a_class_is_split_by_name(undivided, tmp_path_factory):
+    aside = tmp_path_factory.mktemp("aside")
+    train, test = (open_source(f"folder:{undivided}", split, validation_split=0.25) for split in ("train", "test"))
+    assert train.classes == test.classes == ("ant", "bee")
+    assert train.count + test.count == 23 and 2 <= test.count <= 9
+    assert {*test.labels} == {*train.labels} == {0, 1}
+    first = names_of(test, aside)
+    assert not first & names_of(train, aside)
+    for number in range(17, 20):  # what a picture's side is does not depend on the others
+        (undivided / "bee" / f"{number}.png").unlink()
+    again = names_of(open_source(f"folder:{undivided}", "test", validation_split=0.25), aside)
+    assert again == {k for k in first if k < 117}
+
+
+@pytest.mark.parametrize("share", [1e-9, 1 - 1e-9])
+def test_every_class_is_on_both_sides(undivided, share):
+    for split in ("train", "test"):
+        source = open_source(f"folder:{undivided}", split, validation_split=share)
+        assert np.bincount(source.labels).min() >= 1
+
+
+def test_a_link_is_visited_once_and_takes_nothing_from_other_classes(folder):
+    def links(place):
+        (place / "loop").symlink_to(place)
+        (place / "up").symlink_to("..")
+        (place / "other").symlink_to(folder / "train" / "eel")
+
+    before = open_source(f"folder:{folder}", "train")
+    links(folder / "train" / "dog")
+    outside = folder / "outside"
+    write_picture(outside / "kept.png", 9)
+    (folder / "train" / "cat" / "elsewhere").symlink_to(outside)  # a place of its own is followed
+    (folder / "train" / "cat" / "again.png").symlink_to(folder / "train" / "cat" / "0.png")
+    after = open_source(f"folder:{folder}", "train")
+    assert np.bincount(after.labels).tolist() == [5, 5, 6] and before.count == 15
+    assert open_source(f"folder:{folder}", "unlabelled").count == 16
+
+
+def test_what_is_no_regular_file_is_passed_over(folder):
+    os.mkfifo(folder / "train" / "cat" / "pipe.jpg")
+    (folder / "train" / "cat" / "gone.png").symlink_to(folder / "nothing.png")
+    assert open_source(f"folder:{folder}", "train").count == 15
+
+
+def test_a_name_that_is_no_utf8_is_named(folder):
+    name = os.fsencode(folder / "train" / "cat") + b"/caf\xe9.png"
+    with open(name, "wb") as file:
+        file.write(b"no picture")
+    source = open_source(f"folder:{folder}", "train")
+    with pytest.raises(UnreadableImage, match=r"cannot read the image .*caf\\xe9.png: not a picture"):
+        source.picture(4)
