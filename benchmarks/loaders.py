@@ -1,7 +1,7 @@
 """Input pipelines of pictures in folders, each through what its users call. Every function returns (one step, facts).
 
 Tasks: "pretrain" (random crop of 20 to 100% of the area, flip, mask of 19 of 49 patches, no labels) and "finetune"
-(8 to 100%, flip, labels). A step is some batches. Nobody keeps decoded pictures: the sets that count do not fit.
+(8 to 100%, flip, labels). A step is some batches. Decoded pictures are kept where it is said alone.
 """
 
 import itertools
@@ -13,11 +13,12 @@ PATCH, RATIO = 32, 0.6  # of the mask
 
 
 def our_pipeline(task, folder, batch, side, workers, batches, keep=False, processes=False):
+    from keras_convnextv2.layers import visible_count
     from training import data
 
     augmentation, pretrain = data.Augmentation((side, side), crop_scale=SCALES[task]), task == "pretrain"
     patches = (side // PATCH) ** 2
-    masked = data.pretraining_example(augmentation, patches, int(patches * (1 - RATIO)))
+    masked = data.pretraining_example(augmentation, patches, visible_count(patches, RATIO))
     loader = data.training_batches(
         data.open_source(f"folder:{folder}", "unlabelled" if pretrain else "train", keep=keep),
         masked if pretrain else data.classification_example(augmentation),
@@ -35,6 +36,7 @@ def torch_pipeline(task, folder, batch, side, workers, batches, floats=False):
     import torch
 
     from keras_convnextv2.convert.libraries import import_torchvision
+    from keras_convnextv2.layers import visible_count
 
     import_torchvision()
     from torchvision import datasets, transforms
@@ -55,7 +57,7 @@ def torch_pipeline(task, folder, batch, side, workers, batches, floats=False):
             for images, labels in loader:
                 if task == "pretrain":  # as the reference does, in the process that trains
                     noise = torch.rand(len(images), patches)
-                    yield images, noise.argsort(1)[:, : int(patches * (1 - RATIO))].sort(1).values
+                    yield images, noise.argsort(1)[:, : visible_count(patches, RATIO)].sort(1).values
                 else:
                     yield images, labels
 

@@ -117,10 +117,17 @@ def _full_disk_named(path):
     try:
         yield
     except Exception as error:  # each library that writes has its own, and torch's says nothing of a disk
-        said = getattr(error, "errno", None) == errno.ENOSPC or "no space left" in str(error).lower()
-        if not said and shutil.disk_usage(path.parent).free > FULL:
-            raise
-        raise full_disk(path) from error
+        if _is_of_a_full_disk(error, path.parent):
+            raise full_disk(path) from error
+        raise
+
+
+def _is_of_a_full_disk(error, folder):
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left" in str(error).lower():
+        return True
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(folder).free < FULL
+    return False
 
 
 def full_disk(path):

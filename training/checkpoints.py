@@ -12,6 +12,8 @@ from keras import ops
 from keras_convnextv2.whole import write_whole
 
 META = "meta"
+MAY_DIFFER = ("epochs", "steps", "workers", "worker_processes", "log_every", "choose")  # when a run goes on
+BEST = "best.npz"
 _NAME = "step_{:08d}.npz"
 _PATTERN = re.compile(r"step_(\d{8,})\.npz")
 
@@ -59,9 +61,15 @@ def load(path, variables, recipe=None):
 
 
 def differing(theirs, ours):
-    """The keys whose values differ between two recipes, one of which may have been through JSON."""
+    """The keys whose values differ between two recipes and must not; one of them may have been through JSON."""
     theirs, ours = theirs or {}, json.loads(json.dumps(ours or {}))
-    return [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
+    keys = sorted((theirs.keys() | ours.keys()) - set(MAY_DIFFER))
+    return [key for key in keys if theirs.get(key) != ours.get(key)]
+
+
+def _meta(path):
+    with np.load(path) as file:
+        return json.loads(str(file[META]))
 
 
 def is_whole(path):
@@ -114,6 +122,16 @@ class Checkpoints:
         save(path, self.variables, {**self.meta, "step": step, "samples": samples, **more})
         keep(self.folder, self.count)
         return path
+
+    def keep_best(self, step, worth, numbers):
+        """Writes the state as best.npz where it is worth more than the one there."""
+        path = self.folder / BEST
+        if not is_whole(path) or _meta(path)["worth"] < worth:
+            save(path, self.variables, {**self.meta, "step": step, "worth": worth, "numbers": numbers})
+
+    def restore_best(self):
+        """The meta of best.npz, whose values are now in the variables."""
+        return load(self.folder / BEST, self.variables)
 
     def restore(self):
         """The meta of the newest whole checkpoint, whose values are now in the variables; None without one.

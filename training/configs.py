@@ -3,11 +3,13 @@
 import dataclasses
 
 from keras_convnextv2.layers import visible_count
-from keras_convnextv2.sizes import SIZES
+from keras_convnextv2.preprocessing import CROP_FRACTION
+from keras_convnextv2.sizes import DEFAULT_SIDE, SIZES
 from training.data.augmentation import CROPS
 from training.fields import nearest, require, require_types
 from training.optimizers import LADDERS
 
+CHOICES = ("last", "best")
 DTYPES = ("float32", "mixed_bfloat16")  # float16 would need its loss scaled, which the steps do not do
 NO_RANDAUGMENT = "none"
 
@@ -56,7 +58,9 @@ class Run:
     clip_norm: float | None = None
     "longest gradient (norm over all weights); none: never shortened"
     ema: float | None = None
-    "keep this average of the weights, evaluate it and save it; none: no average"
+    "keep this average of the weights and evaluate it, at most over the last tenth of the steps; none: no average"
+    choose: str = "last"
+    "weights to save at the end: last, or best by the evaluations; of these and their average, the better ones"
 
     dtype: str = "float32"
     "float32 or mixed_bfloat16"
@@ -99,6 +103,7 @@ class Run:
         require(shorter, f"warmup_epochs must be less than epochs {self.epochs}", self.warmup_epochs)
         require(self.clip_norm is None or self.clip_norm > 0, "clip_norm must be positive or none", self.clip_norm)
         require(self.ema is None or 0 < self.ema < 1, "ema must be in (0, 1) or none", self.ema)
+        require(self.choose in CHOICES, f"choose must be one of {', '.join(CHOICES)}", self.choose)
         require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}", self.dtype)
 
     @property
@@ -139,7 +144,7 @@ class Run:
 class Pictures(Run):
     """What programs have that see pictures of one size, cropped at random."""
 
-    image_size: tuple[int, int] = (224, 224)
+    image_size: tuple[int, int] = (DEFAULT_SIDE, DEFAULT_SIDE)
     "height, width"
     crop: str = "random_resized"
     "random_resized, padded (4 pixels around and cut, for pictures up to 64) or none"
@@ -247,7 +252,7 @@ class Finetune(Pictures):
 
     evaluation_batch_size: int = 100
     "images at once in an evaluation"
-    crop_fraction: float | None = 0.875
+    crop_fraction: float | None = CROP_FRACTION
     "share of the resized picture in the centre crop of the evaluation; none: squashed, as the reference from 384 on"
 
     def __post_init__(self):

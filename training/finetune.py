@@ -101,6 +101,7 @@ def prepare(config, data, say):
         source=source,
         example=classification_example(Augmentation.of(config)),
         evaluate=evaluate,
+        best="top_1",
         save=lambda folder: {"model": folder.save_model(classifier)},
         facts={"test_images": test.count, "classes": list(source.classes)},
         next_lines=next_lines,

@@ -129,7 +129,7 @@ class Log:
     def evaluation(self, step, numbers):
         self._evaluation.write({"step": step, **numbers})
         self._event(step, numbers)
-        text = "  ".join(f"{key} {value:.2f}" for key, value in numbers.items())
+        text = "  ".join(f"{key} {value:.4g}" for key, value in numbers.items())
         self.say(f"evaluation after step {step}: {text}")
 
     def evaluated(self, step):

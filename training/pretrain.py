@@ -5,11 +5,15 @@
 Any folder of pictures will do: labels are not used.
 """
 
+import shlex
+import sys
+
 import keras_convnextv2 as kc
 from training.configs import Pretrain
 from training.data import Augmentation, open_source, pretraining_example
 from training.optimizers import pretrain_rules
 from training.program import launch
+from training.recipes import following
 from training.run import Task
 
 SPLIT = "unlabelled"
@@ -30,6 +34,15 @@ def sample_losses(fcmae, batch):
     return fcmae.sample_losses(batch["images"], batch["visible"], training=True)
 
 
+def _labelled(data):
+    """The same data where they have labels."""
+    try:
+        open_source(data, "train")
+    except (ValueError, OSError):
+        return "folder:LABELLED_PICTURES"
+    return data
+
+
 def prepare(config, data, say):
     fcmae = build(config)
 
@@ -37,10 +50,13 @@ def prepare(config, data, say):
         return {"model": folder.save_model(fcmae.backbone), "weights": folder.write(WEIGHTS, fcmae.save_weights)}
 
     def next_lines(results):
-        return [
-            f"python -m training.finetune --recipe finetune_... --data {data} --set init={results['folder']} "
-            "--workdir NEW"
-        ]
+        name, settings = following(config)
+        settings = {**settings, "init": results["folder"]}
+        words = [sys.executable, "-m", "training.finetune", "--recipe", name, "--data", _labelled(data)]
+        words += ["--workdir", f"{results['folder']}_finetuned"]
+        for key, value in settings.items():
+            words += ["--set", f"{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"]
+        return [shlex.join(words)]
 
     return Task(
         model=fcmae,

@@ -14,6 +14,7 @@ from training.logs import Terminal, duration
 from training.loop import Stopped
 from training.recipes import about, find_recipe
 from training.run import run
+from training.workdir import recorded
 
 
 def define_flags(values=flags.FLAGS):
@@ -21,7 +22,9 @@ def define_flags(values=flags.FLAGS):
     flags.DEFINE_string("recipe", None, "Name of the recipe.", flag_values=values)
     flags.DEFINE_string("data", None, "shapes, folder:PATH or tfds:NAME.", flag_values=values)
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
-    flags.DEFINE_bool("resume", False, "Go on with the run in --workdir.", flag_values=values)
+    flags.DEFINE_bool(
+        "resume", False, "Go on with the run in --workdir, which knows its recipe and data.", flag_values=values
+    )
     flags.DEFINE_bool("explain", False, "Print the resolved recipe with help, and stop.", flag_values=values)
     flags.DEFINE_multi_string("set", [], "key=value: change a field of the recipe; repeatable.", flag_values=values)
     return values
@@ -74,23 +77,31 @@ def farewell(say, results):
         say(f"  {line}")
 
 
+def _chosen(values, kind):
+    """(config, data) by the flags; with --resume and --workdir alone, those of the run in the folder."""
+    if values.resume and values.workdir and not values.recipe:
+        config, data = recorded(values.workdir, kind)
+        return with_settings(config, values.set), values.data or data
+    return with_settings(find_recipe(values.recipe, kind), values.set), values.data
+
+
 def _main(argv, kind, prepare, split):
     values = flags.FLAGS
     try:
         if len(argv) > 1:
             raise ValueError(f"All arguments are flags. Received: {argv[1]!r}. Did you mean --data {argv[1]}?")
-        config = with_settings(find_recipe(values.recipe, kind), values.set)
+        config, data = _chosen(values, kind)
         if values.explain:
-            source = open_source(values.data, split, channels=config.channels) if values.data else None
+            source = open_source(data, split, channels=config.channels) if data else None
             print(explain(values.recipe, config, source and config.images_of(source)))
             return 0
-        if not values.data:
+        if not data:
             raise ValueError("--data must be shapes, folder:PATH or tfds:NAME. Received: none. Try --data shapes.")
         if line := keep_memory():
             logging.info(line)
         python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it reports each kind of device it lacks
         say = Terminal()
-        farewell(say, run(prepare, config, values.workdir, values.data, values.resume, say))
+        farewell(say, run(prepare, config, values.workdir, data, values.resume, say))
     except Stopped as stopped:
         print(f"\n{stopped}. Go on with --resume.", file=sys.stderr)
         return stopped.exit_code

@@ -67,11 +67,12 @@ def run(config, workdir, log):
             place = folder / f"{arm.replace(' ', '_')}_{seed}"
             done[arm].append(once(finetune.prepare, recipe, place, brief(log)))
             log(f"  seed {seed}: {done[arm][-1]['top_1']:.1f}% in {done[arm][-1]['seconds']:.0f} s")
+    text = table(done)
+    folder.joinpath(FILES["table"]).write_text(text + "\n", encoding="utf-8")
+    log(f"\n{text}\n\n{remarks(done)}\n")
     log("4/4 pictures and exports")
     made = show_and_export(done, folder, log)
-    text = table(done)
-    made["table"].write_text(text + "\n")
-    log(f"\n{text}\n\n{remarks(done)}\n\neverything is in {folder}:")
+    log(f"everything is in {folder}:")
     for what, path in made.items():
         log(f"  {what:<16} {path}")
     log(f"\n{NEXT.format(pretrained=pretrained['folder'])}\ntook {duration(time.perf_counter() - start)}")
@@ -123,7 +124,11 @@ def show_and_export(done, folder, log):
     labels = [int(test.labels[i]) for i in range(12)]
     visualize.prediction_grid(pictures, labels, probabilities, test.classes, path=made["predictions"])
     classifier.save(made["Keras model"])
-    kc.export_model(classifier, str(made["SavedModel"]), verbose=False)
+    try:
+        kc.export_model(classifier, str(made["SavedModel"]), verbose=False)
+    except ImportError as error:  # the other backends do without TensorFlow
+        log(f"  no SavedModel: {error}")
+        del made["SavedModel"]
     return made
 
 

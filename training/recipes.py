@@ -6,6 +6,7 @@ TRAINING.md. Where they disagree, the value that was run is taken and the commen
 
 import dataclasses
 
+from keras_convnextv2.sizes import SIZES
 from training.configs import NO_RANDAUGMENT, Finetune, Pretrain
 from training.fields import nearest
 
@@ -19,7 +20,7 @@ def columns(names, **rows):
 
 
 # Table 8. 1600 epochs made the published weights, 800 the ablations. Flips are in the code, not in the table.
-ALL_SIZES = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
+ALL_SIZES = tuple(SIZES)
 FCMAE = {size: Pretrain(size=size) for size in ALL_SIZES}
 
 # Tables 9 to 11, from FCMAE weights on ImageNet-1K at 224. base_lr of Base and Large is
@@ -99,6 +100,19 @@ SMALL_RECIPES |= {
     "scratch_shapes": Finetune(**SHAPES, **SHAPES_FINETUNE, base_lr=1.6e-2, evaluate_every=0),
 }
 
+# Some hundred to some thousand photos: the average reaches over a tenth of the run, the best weights by the held-out
+# pictures are saved.
+PHOTOS = {"size": "atto", "batch_size": 32}
+PHOTOS_FINETUNE = {
+    **{**PHOTOS, "base_lr": 8e-3, "weight_decay": 0.05, "crop_scale": (0.35, 1.0), "head_init_scale": 1.0},
+    **{"ema": 0.9999, "choose": "best"},
+}
+SMALL_RECIPES |= {
+    "pretrain_photos": Pretrain(**PHOTOS, epochs=100, warmup_epochs=5.0, base_lr=4e-3, decoder_dim=256),
+    "finetune_photos": Finetune(**PHOTOS_FINETUNE, epochs=30, warmup_epochs=3.0, layer_decay=0.85, drop_path_rate=0.1),
+    "scratch_photos": Finetune(**PHOTOS_FINETUNE, epochs=60, warmup_epochs=6.0),
+}
+
 RECIPES = {
     **{f"fcmae_{size}": recipe for size, recipe in FCMAE.items()},
     **{f"finetune_{size}": Finetune(size=size, **IN1K_COMMON, **column) for size, column in IN1K.items()},
@@ -136,10 +150,13 @@ ABOUT = {  # a family of recipes by the front of its names: the first one that f
         "64 GPUs with 64 images each, or 8 with --set accumulation=8",
         "the loss; its worth shows in fine-tuning",
     ),
-    "finetune_22k_1k_": About("ConvNeXt V2, table 13", "32 GPUs, by the memory of 384 pixels", "{top_1}"),
+    "finetune_22k_1k_": About("ConvNeXt V2, table 13", "32 GPUs with 16 images each", "{top_1}"),
     "finetune_22k_": About(
         "ConvNeXt V2, table 12", "64 GPUs with 64 images each", "top-1 on ImageNet-22K: not published"
     ),
+    "pretrain_photos": About("own runs, docs/results.md", HERE, "the loss; its worth shows in fine-tuning"),
+    "finetune_photos": About("own runs, docs/results.md", HERE, "by the photos: docs/results.md has an example"),
+    "scratch_photos": About("own runs, docs/results.md", HERE, "by the photos: docs/results.md has an example"),
     "pretrain_cifar": About("own runs, docs/results.md", HERE, "the loss; its worth shows in fine-tuning"),
     "finetune_cifar": About("own runs, docs/results.md", HERE, "top-1 on CIFAR-10: docs/results.md"),
     "scratch_cifar": About("own runs, docs/results.md", HERE, "top-1 on CIFAR-10: docs/results.md"),
@@ -155,6 +172,19 @@ def about(name):
     found = next(about for front, about in ABOUT.items() if name.startswith(front))
     published = f"top-1 {TOP_1[name]}% on ImageNet-1K with the full recipe, as published" if name in TOP_1 else ""
     return dataclasses.replace(found, expected=found.expected.format(top_1=published))
+
+
+def following(config):
+    """(name of the fine-tuning recipe that fits a pre-training, settings that it needs)."""
+    same = ("size", "depths", "dims", "stem_patch_size", "image_size", "channels")
+
+    def settings(recipe):
+        changes = {key: getattr(config, key) for key in same if getattr(recipe, key) != getattr(config, key)}
+        return changes | {key: off for key, off in OFF.items() if getattr(recipe, key) != off}
+
+    candidates = {name: settings(recipe) for name, recipe in RECIPES.items() if isinstance(recipe, Finetune)}
+    name = min(candidates, key=lambda name: len(candidates[name]))
+    return name, candidates[name]
 
 
 def find_recipe(name, kind):

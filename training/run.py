@@ -27,6 +27,7 @@ class Task:
         source: the pictures.
         example: (rng, picture, target) -> dict of arrays.
         mix: (rng, batch) -> batch, or None.
+        best: the name among the evaluation's numbers that says which weights are better; the larger, the better.
         evaluate: (weights or None) -> {"name": number}, of the model, or with these in place of its trained weights;
             None without labels.
         save: (Workdir) -> {"what": path}; writes what is left at the end.
@@ -41,6 +42,7 @@ class Task:
     example: Callable
     mix: Callable | None = None
     evaluate: Callable | None = None
+    best: str | None = None
     save: Callable
     facts: Mapping = dataclasses.field(default_factory=dict)
     next_lines: Callable
@@ -68,11 +70,18 @@ def run(prepare, config, workdir, data, resume=False, say=None):
 
 def _run(config, task, plan, folder, resume, say):
     path = folder.path
-    step = _step(config, task)
+    decay = averaging(config.ema, plan.total_steps)
+    step = _step(config, task, decay)
     say(_description(config, task, plan))
+    if decay != config.ema:
+        say(f"average of weights: decay {decay:.4g} for {plan.total_steps} steps, in place of {config.ema}")
     checkpoints = Checkpoints(path / "checkpoints", step.variables(), meta=folder.meta, count=config.keep_checkpoints)
     newest = checkpoints.restore() if resume else None
     first = newest["step"] if newest else 0
+    if first > plan.total_steps:
+        raise ValueError(
+            f"epochs and steps may only grow: {first} steps are done. Received: {plan.total_steps} in all."
+        )
     if resume:
         begun = f"after step {first} of {plan.total_steps}" if newest else "at step 0: there is no whole checkpoint"
         say(f"resuming {begun}")
@@ -84,6 +93,9 @@ def _run(config, task, plan, folder, resume, say):
         every = config.evaluate_every * plan.epoch_steps
         if done == plan.total_steps or (every and done % every == 0):
             numbers.update(_numbers(task, step))
+            checkpoints.keep_best(
+                done, _worth(task, numbers), numbers
+            )  # before the row: what has one is not done again
             log.evaluation(done, numbers)
 
     try:
@@ -95,21 +107,44 @@ def _run(config, task, plan, folder, resume, say):
             train(plan, step, batches, checkpoints, log, first_step=first, evaluate=looks)
     finally:
         log.close()
+    if task.evaluate and config.choose == "best":
+        best = checkpoints.restore_best()
+        numbers = best["numbers"]
+        say(f"the best weights are those after step {best['step']}")
+    averaged = bool(step.average) and (not numbers or numbers[f"{task.best}_average"] >= numbers[task.best])
+    if averaged:
+        for variable, value in zip(task.model.trainable_variables, step.average, strict=True):
+            variable.assign(value)
+    if step.average:
+        say(f"saved: the {'average of weights' if averaged else 'weights themselves, better than their average'}")
+    if numbers:
+        say("  ".join(f"{name} {number:.4g}" for name, number in numbers.items()))
     results = {"steps": plan.total_steps, **log.results(), **numbers, **task.facts, "folder": str(path)}
-    for variable, value in zip(task.model.trainable_variables, step.average, strict=bool(step.average)):
-        variable.assign(value)  # it is what gets saved, as in the published files
     results |= {what: str(where) for what, where in task.save(folder).items()}
     results["next"] = [*task.next_lines(results), f"tensorboard --logdir {path / 'tensorboard'}"]
     folder.write_results(results)
     return results
 
 
-def _step(config, task):
+def averaging(decay, total_steps):
+    """The decay of the average of weights: at most what reaches over a tenth of the run.
+
+    A decay of 0.9999 remembers 10,000 steps; after a run of some hundred it would hardly have left the start.
+    """
+    return None if decay is None else min(decay, max(0.0, 1 - 10 / total_steps))
+
+
+def _worth(task, numbers):
+    """What the better of weights and average reaches."""
+    return max(number for name, number in numbers.items() if name in (task.best, f"{task.best}_average"))
+
+
+def _step(config, task, decay):
     adamw = {"weight_decay": config.weight_decay, "beta_1": config.beta_1, "beta_2": config.beta_2}
     rules = addressed(task.rules, task.model)
     optimizer = AdamW(config.peak_lr, **adamw, epsilon=config.epsilon, rules=rules)
     options = {"accumulation": config.accumulation, "clip_norm": config.clip_norm, "jit": config.jit}
-    return make_step(task.model, optimizer, task.sample_losses, ema_decay=config.ema, **options)
+    return make_step(task.model, optimizer, task.sample_losses, ema_decay=decay, **options)
 
 
 def _description(config, task, plan):
@@ -127,7 +162,7 @@ def _batches(config, task, plan, first):
 
 def _numbers(task, step):
     """The task's numbers, and those of the average of weights under names of their own."""
-    numbers = task.evaluate(None)
+    numbers = dict(task.evaluate(None))
     if step.average:
-        numbers = numbers | {f"{name}_average": number for name, number in task.evaluate(step.average).items()}
-    return numbers
+        numbers |= {f"{name}_average": number for name, number in task.evaluate(step.average).items()}
+    return {name: float(number) for name, number in numbers.items()}  # numpy's own are no JSON

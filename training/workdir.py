@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, and what lies where in it."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import numpy as np
 
 import keras_convnextv2
 from keras_convnextv2.whole import write_whole
-from training.checkpoints import differing
+from training.checkpoints import MAY_DIFFER, differing
 
 LOCK = "lock"
 RECIPE = "recipe.json"
@@ -27,6 +28,8 @@ def versions():
         "backend": keras.backend.backend(),
         "numpy": np.__version__,
         "python": platform.python_version(),
+        "grain": importlib.metadata.version("grain"),
+        "pillow": importlib.metadata.version("pillow"),
     }
 
 
@@ -84,31 +87,45 @@ class Workdir:
                 "Use --resume to go on with it, or another folder."
             )
 
-    def _written(self):
-        """What recipe.json holds."""
-        file = self.path / RECIPE
-        try:
-            held = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            held = None
-        if not isinstance(held, dict) or not {"program", "data", "recipe"} <= held.keys():
-            raise ValueError(f"{str(file)!r} must hold the recipe of a run. Received: a damaged file")
-        return held
-
     def _check_resumable(self):
         if not (self.path / RECIPE).exists():
             raise ValueError(
                 f"--resume needs a --workdir that holds a run ({RECIPE}). Received: {str(self.path)!r}. "
                 "Leave --resume out to start one there."
             )
-        theirs, ours = self._written(), json.loads(json.dumps(self._record))
+        theirs, ours = _written(self.path / RECIPE), json.loads(json.dumps(self._record))
         for key in ("program", "data"):
             if theirs[key] != ours[key]:
                 raise ValueError(f"--resume needs the run's own {key}, {theirs[key]!r}. Received: {ours[key]!r}.")
         other = differing(theirs["recipe"], ours["recipe"])
         if other:
             changes = ", ".join(f"{n} {theirs['recipe'].get(n)!r} -> {ours['recipe'].get(n)!r}" for n in other)
-            raise ValueError(f"--resume needs the same recipe. Received other values for: {changes}.")
+            free = ", ".join(MAY_DIFFER)
+            raise ValueError(f"--resume needs the same recipe but for {free}. Received other values for: {changes}.")
+
+
+def recorded(path, kind):
+    """(config, data) of the run in a folder, whose config must be of this class."""
+    if not (pathlib.Path(path) / RECIPE).is_file():
+        raise ValueError(f"--resume needs a --workdir that holds a run ({RECIPE}). Received: {str(path)!r}.")
+    held = _written(pathlib.Path(path) / RECIPE)
+    if held["program"] != kind.__name__.lower():
+        rule = f"--resume needs the run's own program, {held['program']!r}"
+        raise ValueError(f"{rule}. Received: {kind.__name__.lower()!r}.")
+    names = {field.name for field in dataclasses.fields(kind)}
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in held["recipe"].items() if key in names}
+    return kind(**values), held["data"]
+
+
+def _written(file):
+    """What a recipe.json holds."""
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        held = None
+    if not isinstance(held, dict) or not {"program", "data", "recipe"} <= held.keys():
+        raise ValueError(f"{str(file)!r} must hold the recipe of a run. Received: a damaged file")
+    return held
 
 
 def _locked(path):
@@ -118,9 +135,9 @@ def _locked(path):
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows: nobody is kept out
-        return file
-    except OSError as error:
+    except (ImportError, OSError) as error:
+        if not isinstance(error, BlockingIOError):  # Windows, or a file system without locks: nobody is kept out
+            return file
         file.seek(0)
         holder = file.read().strip()
         file.close()

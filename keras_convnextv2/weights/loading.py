@@ -104,7 +104,9 @@ def load_recognised(model, found, source, skip_head=False, verbose=0):
     """`load_weights` of a file that is open, as `open_recognised` yields it; `source` is its name in the report."""
     options = {"where": found.where, "source": source, "skip_head": skip_head, "verbose": verbose}
     report = _fill(model, found.table, found.arrays, **options)
-    left_out = report.left_out | dict.fromkeys(found.beside, "a detector's or segmenter's, beside the network")
+    left_out = {found.prefix + name: why for name, why in report.left_out.items()} | dict.fromkeys(
+        found.beside, "a detector's or segmenter's, beside the network"
+    )
     return dataclasses.replace(report, prefix=found.prefix, left_out=left_out)
 
 

@@ -69,7 +69,23 @@ def known_names(table, names):
 
 def recognise(shapes, where):
     """The format whose rows describe most arrays by name and rank; a single odd name does not hide it."""
-    if not _readable(shapes):
+    return _checked(_format_of(shapes), shapes, where)
+
+
+def _format_of(shapes):
+    """The format that describes most arrays, and half of them at least; or None."""
+
+    def score(table):
+        known = known_names(table, shapes)
+        return sum(len(shapes[name]) in CONVERSIONS[row.conversion].ranks for name, row, _ in known)
+
+    scores = {table.name: score(table) for table in READABLE}
+    best = max(READABLE, key=lambda table: scores[table.name])
+    return best if shapes and 2 * scores[best.name] >= len(shapes) else None
+
+
+def _checked(table, shapes, where):
+    if table is None:
         raise ValueError(
             f"{where} is in no format that can be read ({', '.join(table.name for table in READABLE)}). "
             f"Received {len(shapes)} arrays: {some(shapes)}"
@@ -77,22 +93,7 @@ def recognise(shapes, where):
     empty = [name for name, shape in shapes.items() if 0 in shape]
     if empty:
         raise ValueError(f"{where} must hold whole arrays. Received: {empty[0]!r} of shape {tuple(shapes[empty[0]])}")
-    return _best(shapes)[0]
-
-
-def _best(shapes):
-    """(the format that describes most arrays, how many)"""
-
-    def score(table):
-        known = known_names(table, shapes)
-        return sum(len(shapes[name]) in CONVERSIONS[row.conversion].ranks for name, row, _ in known)
-
-    best = max(READABLE, key=score)
-    return best, score(best)
-
-
-def _readable(shapes):
-    return bool(shapes) and 2 * _best(shapes)[1] >= len(shapes)
+    return table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +123,11 @@ def open_recognised(path, ema=False, where=None):
                 arrays = of_names(arrays, [name for name in arrays.shapes if prefix + name not in heads])
                 beside += heads
             # The names as they are first: some formats have such a prefix of their own.
-            if _readable(arrays.shapes) or not (wrapper := _wrapper(arrays.shapes)):
+            table = _format_of(arrays.shapes)
+            if table or not (wrapper := _wrapper(arrays.shapes)):
                 break
             arrays, prefix = without_prefix(arrays, wrapper), prefix + wrapper
-        yield Recognised(where, arrays, recognise(arrays.shapes, where), prefix, beside)
+        yield Recognised(where, arrays, _checked(table, arrays.shapes, where), prefix, beside)
 
 
 def _wrapper(names):

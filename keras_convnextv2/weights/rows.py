@@ -103,7 +103,10 @@ ENCODER = "encoder"
 PARTS = {"norm": "final norm", "head": "classifier head", "decoder": "FCMAE decoder"}
 _STAGE_NORM = re.compile("norm_([0-9]+)")
 # Beside the network in files of detectors and segmenters (mmdetection, mmsegmentation, transformers).
-OTHER_HEADS = ("neck.", "rpn_head.", "roi_head.", "bbox_head.", "mask_head.", "decode_head.", "auxiliary_head.")
+OTHER_HEADS = (
+    *("neck.", "rpn_head.", "roi_head.", "bbox_head.", "mask_head.", "panoptic_head.", "panoptic_fusion_head."),
+    *("decode_head.", "auxiliary_head.", "hidden_states_norms.stem."),
+)
 
 
 def part_of(path):

@@ -1,6 +1,10 @@
 import dataclasses
+import itertools
 import json
+import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -12,7 +16,9 @@ from absl import flags
 from tests.training.data.conftest import write_picture
 from training import finetune, pretrain, program
 from training.configs import Finetune, Pretrain
-from training.run import run
+from training.fields import with_settings
+from training.recipes import RECIPES, following
+from training.run import averaging, run
 
 DATA = "shapes:24"
 TINY = {
@@ -235,6 +241,72 @@ def test_smoothed_loss_equals_the_formula():
     log_probability = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -(target * log_probability).sum(axis=1)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(losses), expected, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups")
+def test_a_signal_to_the_whole_group_saves_with_worker_processes_too(tmp_path):
+    command = [sys.executable, "-m", "training.finetune", "--recipe", "scratch_shapes", "--data", "shapes:64"]
+    command += ["--workdir", str(tmp_path / "run"), "--set", "steps=100000", "--set", "worker_processes=1"]
+    command += ["--set", "log_every=1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as run_:
+        while not run_.stdout.readline().startswith("step "):
+            assert run_.poll() is None
+        os.killpg(run_.pid, signal.SIGINT)
+        _, error = run_.communicate()
+    assert run_.returncode == 130 and "stopped after step" in error
+    assert list((tmp_path / "run" / "checkpoints").glob("step_*.npz"))
+
+
+def test_a_run_goes_on_by_its_folder_alone(pretrained, tmp_path):
+    folder = tmp_path / "longer"
+    shutil.copytree(pretrained[0], folder)
+    values = program.define_flags(flags.FlagValues())
+    values(["program", "--resume", "--workdir", str(folder), "--set", "epochs=3", "--set", "workers=2"])
+    config, data = program._chosen(values, Pretrain)
+    assert (config, data) == (dataclasses.replace(PRETRAIN, epochs=3, workers=2), DATA)
+    results = run(pretrain.prepare, config, str(folder), data, resume=True, say=quiet)
+    assert results["steps"] == 9 and (folder / "checkpoints" / "step_00000009.npz").exists()
+    with pytest.raises(ValueError, match="may only grow: 9 steps are done. Received: 3 in all"):
+        run(pretrain.prepare, dataclasses.replace(PRETRAIN, epochs=1), str(folder), DATA, resume=True, say=quiet)
+
+
+def test_the_next_command_fits_the_pre_training(pretrained, tmp_path):
+    command = shlex.split(pretrained[1]["next"][0])
+    assert command[:3] == [sys.executable, "-m", "training.finetune"] and f"init={pretrained[0]}" in command
+    settings = [word for flag, word in itertools.pairwise(command) if flag == "--set"]
+    recipe = with_settings(RECIPES[command[command.index("--recipe") + 1]], [*settings, "steps=1", "batch_size=8"])
+    assert recipe.network == PRETRAIN.network and recipe.image_size == PRETRAIN.image_size
+    assert run(finetune.prepare, recipe, str(tmp_path / "next"), DATA, say=quiet)["steps"] == 1
+    assert following(RECIPES["pretrain_photos"]) == ("finetune_photos", {})
+    assert following(RECIPES["pretrain_shapes"]) == ("finetune_shapes", {})
+
+
+def test_a_short_run_has_an_average_that_follows_it():
+    assert averaging(0.9999, 64) == pytest.approx(1 - 10 / 64)
+    assert averaging(0.9999, 1_000_000) == 0.9999 and averaging(None, 64) is None and averaging(0.9, 5) == 0.0
+
+
+def test_the_best_weights_are_saved_where_they_are_chosen(tmp_path, monkeypatch):
+    """The numbers of the evaluations, and whether the average is better, are made up."""
+    worth = iter([(30.0, 10.0), (50.0, 90.0), (40.0, 20.0)])  # after each epoch: of the weights, of the average
+
+    def top_1(*_, weights=None, **__):
+        if weights is None:
+            top_1.pair = next(worth)
+        return top_1.pair[weights is not None]
+
+    monkeypatch.setattr(finetune, "top_1", top_1)
+    config, lines = dataclasses.replace(FINETUNE, epochs=3, choose="best"), []
+    say = lambda text, progress=False: lines.append(text)  # noqa: E731
+    results = run(finetune.prepare, config, str(tmp_path / "run"), DATA, say=say)
+    assert (results["top_1"], results["top_1_average"]) == (50.0, 90.0)
+    assert "the best weights are those after step 6" in lines and "saved: the average of weights" in lines
+    with np.load(tmp_path / "run" / "checkpoints" / "best.npz") as state:
+        averages = [state[key] for key in sorted(state.files) if key.startswith("average/")]
+    saved = keras.models.load_model(tmp_path / "run" / "model.keras")
+    for value, variable in zip(averages, saved.trainable_variables, strict=True):
+        np.testing.assert_array_equal(value, keras.ops.convert_to_numpy(variable))
 
 
 WITHOUT_TENSORFLOW = """

@@ -65,6 +65,7 @@ def test_some_of_the_norms_are_enough(tmp_path, source):
 def test_other_parts_of_a_detector_are_left_out_by_name(tmp_path, source, prefix):
     pytest.importorskip("safetensors")
     heads = {"neck.lateral_convs.0.conv.weight": np.ones((3, 4, 1, 1)), "rpn_head.rpn_cls.bias": np.ones(3)}
+    heads["panoptic_head.bias"] = np.ones(3)
     heads["roi_head.bbox_head.fc_cls.num_batches_tracked"] = np.ones((), "int64")
     arrays = {prefix + name: array for name, array in (arrays_in("mmdetection", source) | heads).items()}
     model = normed()
@@ -72,6 +73,21 @@ def test_other_parts_of_a_detector_are_left_out_by_name(tmp_path, source, prefix
     assert set(report.left_out) == {prefix + name for name in heads} and report.prefix == prefix
     assert set(report.left_out.values()) == {"a detector's or segmenter's, beside the network"}
     assert_equal(model, source, variables_of(source))
+
+
+def test_the_norm_behind_transformers_stem_is_left_out(tmp_path, source):
+    pytest.importorskip("safetensors")
+    arrays = arrays_in("huggingface backbone", source)
+    arrays |= {f"hidden_states_norms.stem.{leaf}": np.ones(4, "float32") for leaf in ("weight", "bias")}
+    report = kc.load_weights(normed(), write(tmp_path / "model.safetensors", arrays))
+    assert set(report.left_out) == {"hidden_states_norms.stem.weight", "hidden_states_norms.stem.bias"}
+
+
+def test_names_in_the_report_are_those_of_the_file(tmp_path, source):
+    pytest.importorskip("safetensors")
+    arrays = {f"module.{name}": array for name, array in arrays_in("huggingface backbone", source).items()}
+    report = kc.load_weights(network(include_top=False), write(tmp_path / "model.safetensors", arrays))
+    assert report.left_out and set(report.left_out) <= set(arrays)
 
 
 def test_a_norm_of_no_stage_is_refused(tmp_path, source):

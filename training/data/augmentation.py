@@ -24,7 +24,7 @@ class Augmentation:
     Args:
         size: (height, width) of the result.
         crop: `random_resized` (area within `crop_scale`), `padded` (PADDING mirrored pixels around, for small pictures)
-            or `none` (fitted to the size).
+            or `none`; before both, the largest centre of the size's aspect ratio is resized to it.
         crop_scale: of a random resized crop, the smallest and largest part of the picture's area.
         flip: whether half of the pictures are mirrored.
     """
@@ -56,7 +56,11 @@ class Augmentation:
             numbers = rng.random((2, CROP_ATTEMPTS + 1))
             image = picture.resized(crop_window(numbers, picture.size, self.crop_scale), self.size)
         else:
-            image = as_image(evaluation_picture(picture, self.size))
+            image = (
+                picture.image
+                if picture.size == self.size
+                else picture.resized(centre(picture.size, self.size), self.size)
+            )
             if self.crop == "padded":
                 image = padded_crop(image, *rng.integers(0, 2 * PADDING + 1, 2))
         if self.flip and rng.random() < 0.5:
@@ -91,13 +95,20 @@ def crop_window(numbers, size, scale, ratio=ASPECT_RATIO):
     return round((height - crop_height) / 2), round((width - crop_width) / 2), crop_height, crop_width
 
 
+def centre(size, target):
+    """The largest window (top, left, height, width) of a picture of `size` that has the aspect ratio of `target`."""
+    scale = min(size[0] / target[0], size[1] / target[1])
+    height, width = (min(side, max(1, round(scale * wanted))) for side, wanted in zip(size, target, strict=True))
+    return (size[0] - height) // 2, (size[1] - width) // 2, height, width
+
+
 def padded_crop(image, top, left):
     """A window of the image's own size, from the image with PADDING mirrored pixels around it."""
     mirrored = np.pad(as_array(image), [(PADDING, PADDING), (PADDING, PADDING), (0, 0)], "reflect")
     return as_image(mirrored[top : top + image.height, left : left + image.width])
 
 
-def evaluation_picture(picture, size, crop_fraction=1.0):
+def evaluation_picture(picture, size, crop_fraction):
     """uint8 (h, w, C) of a picture: as it is when it has the size, else as the published networks' presets.
 
     The sides that are resized to are int(size / crop_fraction); the picture keeps its aspect ratio and covers them, and
@@ -105,6 +116,6 @@ def evaluation_picture(picture, size, crop_fraction=1.0):
     """
     if picture.size == tuple(size):
         return picture.array
-    from keras_convnextv2.preprocessing import resize_and_crop  # Keras comes with it, which workers do without
+    from keras_convnextv2.preprocessing import resize_and_crop  # and Keras with it, which worker processes do without
 
     return as_array(resize_and_crop(picture.image, size, crop_fraction))

@@ -7,6 +7,7 @@ import numpy as np
 from absl import logging
 
 from training.data.decode import Encoded, Pixels, UnreadableImage
+from training.data.purposes import SUBSET, WINDOW, WINDOW_BORDER, generator
 
 MEMORY_LIMIT = 1_000_000_000  # bytes of decoded pictures that a source may keep
 SHUFFLE_WINDOW = 4096  # records of a stream, still encoded
@@ -133,13 +134,13 @@ class StreamSource:
 
     def _windows(self, seed, epoch, first):
         """(position, record) from position `first` on."""
-        border = int(np.random.default_rng([seed, epoch]).integers(1, SHUFFLE_WINDOW + 1))
+        border = int(generator(seed, WINDOW_BORDER, epoch).integers(1, SHUFFLE_WINDOW + 1))
         starts = [0, *range(border, self.count, SHUFFLE_WINDOW), self.count]
         windows = [(start, stop) for start, stop in itertools.pairwise(starts) if stop > first]
         records = self.records(windows[0][0])
         for start, stop in windows:
             window = list(itertools.islice(records, stop - start))
-            order = np.random.default_rng([seed, epoch, start]).permutation(len(window))
+            order = generator(seed, WINDOW, epoch, start).permutation(len(window))
             yield from ((start + n, window[k]) for n, k in enumerate(order) if start + n >= first)
 
     def _opened(self, number, encoded, label):
@@ -164,5 +165,5 @@ def take_per_class(source, n, seed):
             raise ValueError(
                 f"{source.name} has {len(members)} pictures of {name!r}, so n must be 1 .. that. Received: {n!r}"
             )
-        chosen.append(np.random.default_rng([seed, label]).permutation(members)[:n])
+        chosen.append(generator(seed, SUBSET, label).permutation(members)[:n])
     return source.subset(np.sort(np.concatenate(chosen)))

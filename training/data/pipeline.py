@@ -8,6 +8,7 @@ the number of workers, or on the backend.
 import concurrent.futures
 import itertools
 import os
+import signal
 
 import grain
 import numpy as np
@@ -15,8 +16,7 @@ from absl import flags
 
 from training.data.augmentation import evaluation_picture
 from training.data.picture_source import StreamSource
-
-SAMPLE, MIX = 0, 1  # what a generator is for
+from training.data.purposes import MIX, ORDER, SAMPLE, generator
 
 
 def training_batches(source, example, *, batch_size, seed, first_step, steps, mix=None, workers=None, processes=0):
@@ -43,26 +43,41 @@ def training_batches(source, example, *, batch_size, seed, first_step, steps, mi
             f"Received: seed={seed!r}, first_step={first_step!r}, steps={steps!r}"
         )
 
-    def prepared(sample, index):
-        return source.readable(index, lambda *opened: example(np.random.default_rng([seed, SAMPLE, sample]), *opened))
+    if isinstance(source, StreamSource) and processes:
+        raise ValueError(f"worker_processes need pictures in any order. Received: {source.name}, which is a stream")
+    rows, last = _samples(source, example, batch_size, seed, first_step, steps, workers, processes), first_step + steps
+    batches = rows if processes else (_stacked(rows, batch_size) for _ in range(steps))
+    return _ahead(_mixed(mix, seed, zip(range(first_step, last), batches, strict=False)))
 
-    def mixed(step, batch):
-        return batch if mix is None else mix(np.random.default_rng([seed, MIX, step]), batch)
+
+def _samples(source, example, batch_size, seed, first_step, steps, workers, processes):
+    """The samples of these steps in their order, or with processes their batches."""
+
+    def prepared(sample, *opened):
+        return example(generator(seed, SAMPLE, sample), *opened)
 
     if isinstance(source, StreamSource):
+        of_record = lambda *record: {**prepared(*record), "substituted": np.bool_(False)}  # noqa: E731
+        return _threaded(of_record, source.shuffled(seed, first_step * batch_size), workers)
 
-        def of_record(sample, picture, label):
-            rows = example(np.random.default_rng([seed, SAMPLE, sample]), picture, label)
-            return {**rows, "substituted": np.bool_(False)}
+    def of_index(sample, index):
+        return source.readable(index, lambda *opened: prepared(sample, *opened))
 
-        rows = _threaded(of_record, source.shuffled(seed, first_step * batch_size), workers)
-        return (mixed(step, _stacked(rows, batch_size)) for step in range(first_step, first_step + steps))
-    samples = grain.MapDataset.source(range(source.count)).seed(seed).shuffle().repeat().map_with_index(prepared)
-    batches = samples.batch(batch_size).map_with_index(mixed)
-    return _read(batches[first_step : first_step + steps], workers, processes)
+    order = int(generator(seed, ORDER).integers(2**31))  # grain adds the epoch to it
+    samples = grain.MapDataset.source(range(source.count)).shuffle(seed=order).repeat().map_with_index(of_index)
+    if processes:  # each prepares whole batches, so that these do not depend on how many there are
+        return _read(samples.batch(batch_size)[first_step : first_step + steps], processes=processes)
+    return _read(samples[first_step * batch_size : (first_step + steps) * batch_size], workers, batch_size)
 
 
-def evaluation_batches(source, *, batch_size, image_size, crop_fraction=0.875, workers=None):
+def _mixed(mix, seed, numbered):
+    for step, batch in numbered:
+        substituted = batch.pop("substituted")
+        batch = batch if mix is None else mix(generator(seed, MIX, step), batch)
+        yield {**batch, "substituted": substituted}
+
+
+def evaluation_batches(source, *, batch_size, image_size, crop_fraction, workers=None):
     """Every picture of the source once, in its order; the last batch is filled up with pictures of weight 0.
 
     Args:
@@ -88,29 +103,43 @@ def evaluation_batches(source, *, batch_size, image_size, crop_fraction=0.875, w
 
     if isinstance(source, StreamSource):
         rows = _threaded(prepared, source.in_order(), workers)
-        return (filled_up(_stacked(rows, batch_size)) for _ in range(-(-source.count // batch_size)))
-    samples = grain.MapDataset.source(range(source.count)).map(lambda index: prepared(*source.opened(index)))
-    return _read(samples.batch(batch_size).map(filled_up), workers)
+    else:
+        samples = grain.MapDataset.source(range(source.count)).map(lambda index: prepared(*source.opened(index)))
+        rows = _read(samples, workers, batch_size)
+    return _ahead(filled_up(_stacked(rows, batch_size)) for _ in range(-(-source.count // batch_size)))
 
 
-def _read(batches, workers, processes=0):
-    """The batches of a MapDataset, each prepared by one worker while those before it are used."""
-    threads = 1 if processes else workers or os.cpu_count()
-    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+def _read(samples, workers=None, ahead=1, processes=0):
+    """The elements of a MapDataset, prepared by workers while those before them are used."""
+    threads = 1 if processes else _threads(workers)
+    samples = samples.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(ahead, threads)))
     if processes:
         if not flags.FLAGS.is_parsed():  # grain asks for its own, which only programs have read
             flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes))
-    iterator = iter(batches)
+        options = grain.MultiprocessingOptions(num_workers=processes)
+        samples = samples.mp_prefetch(options, worker_init_fn=_leave_signals_to_the_program)
+    iterator = iter(samples)
     try:
         yield from iterator
     finally:
         iterator.close()
 
 
+def _leave_signals_to_the_program(*_):
+    """Ctrl-C reaches all processes of a terminal, but the program needs its batch to finish the step and save."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _threads(workers):
+    """As many as asked for, else one for each core that this process may use."""
+    return workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
 def _threaded(function, rows, workers):
     """`function` of each row of an iterator, in its order, by some threads that run a little ahead."""
-    threads = workers or os.cpu_count()
+    threads = _threads(workers)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         ahead = [pool.submit(function, *row) for row in itertools.islice(rows, 4 * threads)]
         while ahead:
@@ -122,3 +151,12 @@ def _stacked(rows, count):
     """The next rows of an iterator as one batch."""
     some = list(itertools.islice(rows, count))
     return {key: np.stack([row[key] for row in some]) for key in some[0]}
+
+
+def _ahead(batches, count=2):
+    """The same batches, taken by a thread of its own while those before them are used."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(next, batches, None) for _ in range(count)]
+        while (batch := waiting.pop(0).result()) is not None:
+            waiting.append(pool.submit(next, batches, None))
+            yield batch

@@ -42,8 +42,11 @@ def _library():
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("tfds:NAME needs tensorflow-datasets: pip install tensorflow-datasets") from error
     import keras
-    import tensorflow as tf
 
+    try:
+        import tensorflow as tf
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("tfds:NAME reads through TensorFlow: pip install tensorflow") from error
     if keras.backend.backend() != "tensorflow":
         tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads here, and would take all of the memory
     return tensorflow_datasets

@@ -27,8 +27,7 @@ class Step(BaseStep):
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
     def scaled(self, gradients, factor):
-        torch._foreach_mul_(gradients, factor)
-        return gradients
+        return list(torch._foreach_mul(gradients, factor))  # not in place: two weights may share a gradient
 
     def averaged(self, average, weights):
         torch._foreach_lerp_(average, weights, 1.0 - self.ema_decay)

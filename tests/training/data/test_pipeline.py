@@ -145,7 +145,7 @@ def test_unlabelled_sources_have_no_labels_and_grey_ones_one_channel(folder):
     source = open_source(f"folder:{folder}", "unlabelled", channels=1)
     (batch,) = batches(source, steps=1)
     assert batch.keys() == {"images", "visible", "substituted"} and batch["images"].shape == (4, 16, 32, 1)
-    (batch,) = evaluation_batches(source, batch_size=15, image_size=(16, 32))
+    (batch,) = evaluation_batches(source, batch_size=15, image_size=(16, 32), crop_fraction=0.875)
     assert batch.keys() == {"images", "weight"}
 
 
@@ -209,7 +209,7 @@ def test_a_set_without_any_readable_picture_stops_the_run(tmp_path, monkeypatch)
 
 
 def test_evaluation_reads_everything_once_in_order_and_fills_up(source):
-    run = list(evaluation_batches(source, batch_size=4, image_size=(24, 20)))
+    run = list(evaluation_batches(source, batch_size=4, image_size=(24, 20), crop_fraction=0.875))
     assert [len(batch["images"]) for batch in run] == [4, 4, 4, 4]
     weight = joined(run, "weight")
     assert weight.tolist() == [1.0] * 15 + [0.0] and weight.dtype == np.float32
@@ -223,7 +223,7 @@ def test_evaluation_stops_at_an_unreadable_picture_and_names_it(folder):
     broken.write_bytes(broken.read_bytes()[:60])
     source = open_source(f"folder:{folder}", "test")
     with pytest.raises(UnreadableImage, match=rf"(?m)^cannot read the image {broken}: [^\n]+$"):
-        list(evaluation_batches(source, batch_size=4, image_size=(24, 20)))
+        list(evaluation_batches(source, batch_size=4, image_size=(24, 20), crop_fraction=0.875))
 
 
 def test_pictures_of_different_sizes_come_out_alike(tmp_path):
