@@ -11,7 +11,14 @@ from keras import ops
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.network import network_layers
 from training.configs import Finetune
-from training.data import Augmentation, PictureSource, classification_example, open_source, take_per_class
+from training.data import (
+    Augmentation,
+    PictureSource,
+    classification_example,
+    open_source,
+    require_readable,
+    take_per_class,
+)
 from training.evaluation.classification import top_1
 from training.fields import require
 from training.optimizers import finetune_rules
@@ -81,6 +88,7 @@ def open_labelled(config, data, say):
 
 def prepare(config, data, say):
     source, test = open_labelled(config, data, say)
+    require_readable(test, say)
     classifier, logits = build(config, len(source.classes), say)
     predict = make_predict(logits, jit=config.jit)
     look = {"batch_size": config.evaluation_batch_size, "image_size": config.image_size, "workers": config.workers}

@@ -30,8 +30,8 @@ def define_flags(values=flags.FLAGS):
     return values
 
 
-def explain(name, config, images=None):
-    """The resolved recipe, each value with its help, and the numbers that follow from it."""
+def explain(name, config, images=None, settings=()):
+    """The resolved recipe, each value with its help, the numbers that follow from it, and where it comes from."""
     texts = help_texts(type(config))
     lines = [f"{name}: {type(config).__name__}"]
     for field in dataclasses.fields(config):
@@ -42,8 +42,11 @@ def explain(name, config, images=None):
     else:
         steps = {"epoch": config.epoch_steps, "warm-up": config.warmup_steps, "total": config.total_steps}
         lines += [f"  {key} steps = {count(images)}  # {images:,} images" for key, count in steps.items()]
-    command = f"python -m training.{type(config).__name__.lower()} --recipe {name} --data DATA --workdir FOLDER"
-    lines += [f"command: {command}"]
+    changed = "".join(f" --set {setting}" for setting in settings)
+    program = f"python -m training.{type(config).__name__.lower()}"
+    lines += [f"command: {program} --recipe {name} --data DATA --workdir FOLDER{changed}"]
+    if changed:
+        lines += ["what follows is of the recipe without the changes"]
     lines += [f"{key}: {value}" for key, value in dataclasses.asdict(about(name)).items()]
     return "\n".join(lines)
 
@@ -93,7 +96,7 @@ def _main(argv, kind, prepare, split):
         config, data = _chosen(values, kind)
         if values.explain:
             source = open_source(data, split, channels=config.channels) if data else None
-            print(explain(values.recipe, config, source and config.images_of(source)))
+            print(explain(values.recipe, config, source and config.images_of(source), values.set))
             return 0
         if not data:
             raise ValueError("--data must be shapes, folder:PATH or tfds:NAME. Received: none. Try --data shapes.")

@@ -16,6 +16,7 @@ from absl import flags
 from tests.training.data.conftest import write_picture
 from training import finetune, pretrain, program
 from training.configs import Finetune, Pretrain
+from training.data import UnreadableImage
 from training.fields import with_settings
 from training.recipes import RECIPES, following
 from training.run import averaging, run
@@ -218,6 +219,17 @@ def test_init_takes_what_load_weights_takes(tmp_path, monkeypatch):
 
 class Report:
     untouched = ()
+
+
+def test_held_out_pictures_that_cannot_be_read_are_all_named_before_training(tmp_path):
+    for split in ("train", "test"):
+        for number in range(8):
+            write_picture(tmp_path / "data" / split / "a" / f"{number}.png", number)
+    for number in (2, 5):
+        (tmp_path / "data" / "test" / "a" / f"{number}.png").write_text("no picture")
+    with pytest.raises(UnreadableImage, match=r"Received: 2 that are not: .*2.png: .*; .*5.png: [^\n]*$"):
+        run(finetune.prepare, FINETUNE, str(tmp_path / "run"), f"folder:{tmp_path / 'data'}", say=quiet)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_odd_about_the_classes_is_said(tmp_path):

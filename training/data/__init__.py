@@ -1,6 +1,7 @@
 """Pictures for training and evaluation: sources, augmentation, examples, and the pipeline that makes batches."""
 
 from training.data.augmentation import Augmentation
+from training.data.checking import require_readable
 from training.data.decode import UnreadableImage
 from training.data.examples import classification_example, pretraining_example
 from training.data.picture_source import PictureSource, StreamSource, take_per_class
@@ -16,6 +17,7 @@ __all__ = [
     "evaluation_batches",
     "open_source",
     "pretraining_example",
+    "require_readable",
     "take_per_class",
     "training_batches",
 ]
