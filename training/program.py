@@ -106,7 +106,7 @@ def _main(argv, kind, prepare, split):
         say = Terminal()
         farewell(say, run(prepare, config, values.workdir, data, values.resume, say))
     except Stopped as stopped:
-        print(f"\n{stopped}. Go on with --resume.", file=sys.stderr)
+        print(f"\n{stopped}. Go on with --resume --workdir {values.workdir}", file=sys.stderr)
         return stopped.exit_code
     except (ValueError, OSError, ImportError, NotFinite) as error:  # bad input: one line; -v 1 shows where it came from
         logging.debug("traceback:", exc_info=True)
