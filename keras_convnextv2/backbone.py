@@ -110,11 +110,7 @@ def ConvNeXtV2(
         if include_preprocessing:
             x = Preprocessing(mean, std, dtype=policy, name=f"{prefix}preprocessing")(x)
         x = Stem(dims[0], stem_patch_size, total_stride, dtype=policy, name=f"{prefix}stem")(x)
-        ladder = drop_path_ladder(drop_path_rate, depths)
-        for s, (dim, rates) in enumerate(zip(dims, ladder, strict=True)):
-            stage_seed = None if seed is None else seed + sum(depths[:s])
-            options = {"remat": remat, "seed": stage_seed, "dtype": policy, "name": f"{prefix}stage_{s}"}
-            x = Stage(dim, rates, downsample=s > 0, **options)(x)
+        x = _staged(x, depths, dims, drop_path_rate, seed, prefix, remat=remat, dtype=policy)
         # Pooling, final norm, classifier and softmax cost nothing and decide the digits: at least float32.
         exact = keras.backend.result_type(policy.compute_dtype, "float32")
         if include_top or pooling:
@@ -141,6 +137,14 @@ class ConvNeXtV2Network(keras.Model):
         super().__init__(*args, **kwargs)
         self.dtype_policy = stages_of(self)[0].dtype_policy
         self.autocast = False  # pictures stay whole until the preprocessing has subtracted their mean
+
+
+def _staged(x, depths, dims, drop_path_rate, seed, prefix, **options):
+    ladder = drop_path_ladder(drop_path_rate, depths)
+    for s, (dim, rates) in enumerate(zip(dims, ladder, strict=True)):
+        stage_seed = None if seed is None else seed + sum(depths[:s])
+        x = Stage(dim, rates, downsample=s > 0, seed=stage_seed, name=f"{prefix}stage_{s}", **options)(x)
+    return x
 
 
 def _pooled(x, pooling, dtype, prefix):

@@ -23,7 +23,7 @@ def write_whole(writers):
         for path, write in writers.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             _clear(path)
-            with _full_disk_named(path):
+            with full_disk_named(path):
                 write(parts[path])
                 _flush(parts[path])
         for path, part in parts.items():
@@ -52,7 +52,7 @@ def whole_folder(path, mark):
     _clear(path)
     part, old = _beside(path, "part"), _beside(path, "old")
     try:
-        with _full_disk_named(path):
+        with full_disk_named(path):
             yield part
         if path.exists():
             os.rename(path, old)
@@ -113,7 +113,8 @@ def _running(pid):
 
 
 @contextlib.contextmanager
-def _full_disk_named(path):
+def full_disk_named(path):
+    """What fails within it for want of space fails in one line with the path."""
     try:
         yield
     except Exception as error:  # each library that writes has its own, and torch's says nothing of a disk

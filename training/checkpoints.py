@@ -1,9 +1,14 @@
 """Checkpoints: everything that a step changes, in one file, whole or not at all."""
 
+import errno
 import json
+import lzma
 import os
 import pathlib
 import re
+import struct
+import zipfile
+import zlib
 
 import numpy as np
 from absl import logging
@@ -16,6 +21,10 @@ MAY_DIFFER = ("epochs", "steps", "workers", "worker_processes", "log_every", "ch
 BEST = "best.npz"
 _NAME = "step_{:08d}.npz"
 _PATTERN = re.compile(r"step_(\d{8,})\.npz")
+
+
+# What damaged bytes make of the reader of an archive.
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError, LookupError)
 
 
 class NotFinite(ArithmeticError):
@@ -35,7 +44,7 @@ def save(path, variables, meta):
 
     def write(part):
         with open(part, "wb") as file:
-            np.savez(file, **{META: json.dumps(meta)}, **arrays)
+            np.savez(file, **{META: json.dumps({**meta, "arrays": list(arrays)})}, **arrays)
 
     write_whole({pathlib.Path(path): write})
 
@@ -67,18 +76,26 @@ def differing(theirs, ours):
     return [key for key in keys if theirs.get(key) != ours.get(key)]
 
 
-def _meta(path):
-    with np.load(path) as file:
-        return json.loads(str(file[META]))
+def whole_meta(path):
+    """The meta of a file whose every array can be read, else None; a disk that cannot be read is no damage: it raises.
 
-
-def is_whole(path):
-    """Whether every array in a file can be read; each carries a checksum."""
-    try:
-        with open(path, "rb") as opened, np.load(opened) as file:
-            return isinstance(json.loads(str(file[META])), dict) and all(file[key].size >= 0 for key in file.files)
-    except Exception:  # what damage makes of its reader: BadZipFile, zlib.error, NotImplementedError, ...
-        return False
+    Each array carries a checksum, which is read without making sense of what stands there; the names stand in the meta.
+    """
+    with open(path, "rb") as opened:
+        try:
+            with zipfile.ZipFile(opened) as archive:
+                if archive.testzip() is not None:
+                    return None
+            opened.seek(0)
+            with np.load(opened) as file:
+                meta = json.loads(str(file[META]))
+                return meta if set(meta["arrays"]) == set(file.files) - {META} else None
+        except DAMAGE:
+            return None
+        except OSError as error:
+            if error.errno in (None, errno.EINVAL):  # of bz2; a place before the beginning of the file
+                return None
+            raise
 
 
 def steps(folder):
@@ -90,7 +107,7 @@ def steps(folder):
 def newest(folder):
     """The newest whole checkpoint of a folder, or None; damaged ones are set aside under another name, and said."""
     for path in reversed(steps(folder).values()):
-        if is_whole(path):
+        if whole_meta(path):
             return path
         aside = path.with_name(f"{path.name}.damaged")
         os.replace(path, aside)
@@ -126,12 +143,14 @@ class Checkpoints:
     def keep_best(self, step, worth, numbers):
         """Writes the state as best.npz where it is worth more than the one there."""
         path = self.folder / BEST
-        if not is_whole(path) or _meta(path)["worth"] < worth:
+        held = whole_meta(path) if path.exists() else None
+        if held is None or held["worth"] < worth:
             save(path, self.variables, {**self.meta, "step": step, "worth": worth, "numbers": numbers})
 
     def restore_best(self):
-        """The meta of best.npz, whose values are now in the variables."""
-        return load(self.folder / BEST, self.variables)
+        """The meta of best.npz, whose values are now in the variables; None where it is missing or damaged."""
+        path = self.folder / BEST
+        return load(path, self.variables) if path.exists() and whole_meta(path) else None
 
     def restore(self):
         """The meta of the newest whole checkpoint, whose values are now in the variables; None without one.

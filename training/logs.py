@@ -11,7 +11,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from keras_convnextv2.whole import write_whole
+from keras_convnextv2.whole import full_disk_named, write_whole
 
 
 def as_number(value):
@@ -22,6 +22,11 @@ def duration(seconds):
     """1:02:03 or 2:03"""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def in_words(numbers):
+    """{"top_1": 57.8, ...} as one line."""
+    return "  ".join(f"{name} {number:.4g}" for name, number in numbers.items())
 
 
 class Terminal:
@@ -49,7 +54,7 @@ class Table:
         self._empty = not self.kept
 
     def write(self, row):
-        with open(self._path, "a", newline="", encoding="utf-8") as file:
+        with full_disk_named(self._path), open(self._path, "a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, row)
             if self._empty:
                 writer.writeheader()
@@ -129,8 +134,7 @@ class Log:
     def evaluation(self, step, numbers):
         self._evaluation.write({"step": step, **numbers})
         self._event(step, numbers)
-        text = "  ".join(f"{key} {value:.4g}" for key, value in numbers.items())
-        self.say(f"evaluation after step {step}: {text}")
+        self.say(f"evaluation after step {step}: {in_words(numbers)}")
 
     def evaluated(self, step):
         """The numbers of the evaluation after this step that was kept, {} without one."""

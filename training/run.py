@@ -8,7 +8,7 @@ import numpy as np
 
 from training.checkpoints import Checkpoints
 from training.data import training_batches
-from training.logs import Log, Terminal
+from training.logs import Log, Terminal, in_words
 from training.loop import Plan, train
 from training.optimizers import AdamW, addressed
 from training.recipes import require_parts
@@ -27,9 +27,9 @@ class Task:
         source: the pictures.
         example: (rng, picture, target) -> dict of arrays.
         mix: (rng, batch) -> batch, or None.
-        best: the name among the evaluation's numbers that says which weights are better; the larger, the better.
         evaluate: (weights or None) -> {"name": number}, of the model, or with these in place of its trained weights;
             None without labels.
+        best: with `evaluate`, the name of the number that says which weights are better; the larger, the better.
         save: (Workdir) -> {"what": path}; writes what is left at the end.
         facts: further results.
         next_lines: (results) -> lines on what to do next.
@@ -69,13 +69,24 @@ def run(prepare, config, workdir, data, resume=False, say=None):
 
 
 def _run(config, task, plan, folder, resume, say):
-    path = folder.path
     decay = averaging(config.ema, plan.total_steps)
     step = _step(config, task, decay)
     say(_description(config, task, plan))
     if decay != config.ema:
         say(f"average of weights: decay {decay:.4g} for {plan.total_steps} steps, in place of {config.ema}")
-    checkpoints = Checkpoints(path / "checkpoints", step.variables(), meta=folder.meta, count=config.keep_checkpoints)
+    states = folder.path / "checkpoints"
+    checkpoints = Checkpoints(states, step.variables(), meta=folder.meta, count=config.keep_checkpoints)
+    log, numbers = _trained(config, task, plan, step, checkpoints, folder.path, resume, say)
+    numbers = _choose(config, task, step, checkpoints, numbers, say)
+    results = {"steps": plan.total_steps, **log.results(), **numbers, **task.facts, "folder": str(folder.path)}
+    results |= {what: str(where) for what, where in task.save(folder).items()}
+    results["next"] = [*task.next_lines(results), f"tensorboard --logdir {folder.path / 'tensorboard'}"]
+    folder.write_results(results)
+    return results
+
+
+def _trained(config, task, plan, step, checkpoints, path, resume, say):
+    """Trains from the newest checkpoint to the end; (the log, the numbers of the last evaluation)."""
     newest = checkpoints.restore() if resume else None
     first = newest["step"] if newest else 0
     if first > plan.total_steps:
@@ -93,9 +104,7 @@ def _run(config, task, plan, folder, resume, say):
         every = config.evaluate_every * plan.epoch_steps
         if done == plan.total_steps or (every and done % every == 0):
             numbers.update(_numbers(task, step))
-            checkpoints.keep_best(
-                done, _worth(task, numbers), numbers
-            )  # before the row: what has one is not done again
+            checkpoints.keep_best(done, _worth(task, numbers), numbers)  # first: what has its row is not done again
             log.evaluation(done, numbers)
 
     try:
@@ -107,23 +116,24 @@ def _run(config, task, plan, folder, resume, say):
             train(plan, step, batches, checkpoints, log, first_step=first, evaluate=looks)
     finally:
         log.close()
-    if task.evaluate and config.choose == "best":
-        best = checkpoints.restore_best()
+    return log, numbers
+
+
+def _choose(config, task, step, checkpoints, numbers, say):
+    """Puts the weights to save into the model and says which they are; their numbers."""
+    best = checkpoints.restore_best() if task.evaluate and config.choose == "best" else None
+    if best:
         numbers = best["numbers"]
         say(f"the best weights are those after step {best['step']}")
-    averaged = bool(step.average) and (not numbers or numbers[f"{task.best}_average"] >= numbers[task.best])
-    if averaged:
-        for variable, value in zip(task.model.trainable_variables, step.average, strict=True):
-            variable.assign(value)
     if step.average:
+        averaged = not numbers or numbers[f"{task.best}_average"] >= numbers[task.best]
         say(f"saved: the {'average of weights' if averaged else 'weights themselves, better than their average'}")
+        if averaged:
+            for variable, value in zip(task.model.trainable_variables, step.average, strict=True):
+                variable.assign(value)
     if numbers:
-        say("  ".join(f"{name} {number:.4g}" for name, number in numbers.items()))
-    results = {"steps": plan.total_steps, **log.results(), **numbers, **task.facts, "folder": str(path)}
-    results |= {what: str(where) for what, where in task.save(folder).items()}
-    results["next"] = [*task.next_lines(results), f"tensorboard --logdir {path / 'tensorboard'}"]
-    folder.write_results(results)
-    return results
+        say(in_words(numbers))
+    return numbers
 
 
 def averaging(decay, total_steps):

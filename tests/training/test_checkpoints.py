@@ -1,3 +1,4 @@
+import errno
 import os
 
 import keras
@@ -82,9 +83,22 @@ def test_any_flipped_bit_is_damage_or_harmless(tmp_path, variables):
         flipped = bytearray(content)
         flipped[place // 8] ^= 1 << place % 8
         path.write_bytes(flipped)
-        if checkpoints.is_whole(path):  # a bit that no reader looks at
+        if checkpoints.whole_meta(path):  # a bit that no reader looks at
             assert checkpoints.load(path, variables)["step"] == 2
             assert ops.convert_to_numpy(variables["a"]).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, variables, monkeypatch):
+    folder = folder_of(tmp_path, variables)
+    path = folder.save(2, 20)
+
+    def failing(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output error"):
+        patch.setattr(checkpoints.zipfile.ZipFile, "testzip", failing)
+        folder.restore()
+    assert path.exists() and folder.restore()["step"] == 2
 
 
 def test_damaged_checkpoints_do_not_count(tmp_path, variables):
