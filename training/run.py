@@ -137,7 +137,7 @@ def _choose(config, task, step, checkpoints, numbers, say):
 
 
 def averaging(decay, total_steps):
-    """The decay of the average of weights: at most what reaches over a tenth of the run.
+    """The decay of the average of weights, which reaches over a tenth of the run at most.
 
     A decay of 0.9999 remembers 10,000 steps; after a run of some hundred it would hardly have left the start.
     """

@@ -28,7 +28,7 @@ def training_batches(source, example, *, batch_size, seed, first_step, steps, mi
             None. It draws from rng in a fixed order. See `training.data.examples`.
         mix: (rng of the step, batch) -> batch, or None.
         workers: threads that prepare pictures; None: one a core.
-        processes: worker processes in their place, for programs in which Python's lock is short; 0: threads.
+        processes: worker processes in their place, where the program itself keeps Python's lock busy; 0: threads.
     Returns:
         An iterator of dicts of arrays (B, ...): those of `example`, and `substituted` bool (B,), which is true for a
         sample whose picture could not be read and was replaced by another one.
@@ -42,12 +42,11 @@ def training_batches(source, example, *, batch_size, seed, first_step, steps, mi
             f"seed and first_step must be at least 0, steps at least 1. "
             f"Received: seed={seed!r}, first_step={first_step!r}, steps={steps!r}"
         )
-
     if isinstance(source, StreamSource) and processes:
         raise ValueError(f"worker_processes need pictures in any order. Received: {source.name}, which is a stream")
-    rows, last = _samples(source, example, batch_size, seed, first_step, steps, workers, processes), first_step + steps
+    rows = _samples(source, example, batch_size, seed, first_step, steps, workers, processes)
     batches = rows if processes else (_stacked(rows, batch_size) for _ in range(steps))
-    return _ahead(_mixed(mix, seed, zip(range(first_step, last), batches, strict=False)))
+    return _ahead(_mixed(mix, seed, enumerate(batches, first_step)))
 
 
 def _samples(source, example, batch_size, seed, first_step, steps, workers, processes):
