@@ -15,7 +15,7 @@ from keras_convnextv2.backbone import (
 )
 from keras_convnextv2.exports import export_model
 from keras_convnextv2.fcmae import FCMAE
-from keras_convnextv2.layers import GRN, ConvNeXtV2Block, DepthwiseConv2D, DropPath
+from keras_convnextv2.layers import GRN, ConvNeXtV2Block, DepthwiseConv2D, DropPath, class_names
 from keras_convnextv2.memory import keep_memory
 from keras_convnextv2.preprocessing import EvaluationTransform, decode_predictions, normalize, preprocess_input
 from keras_convnextv2.weights import (
@@ -49,6 +49,7 @@ __all__ = [
     "LoadReport",
     "Preset",
     "SaveReport",
+    "class_names",
     "decode_predictions",
     "export_model",
     "from_preset",

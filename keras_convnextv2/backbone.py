@@ -8,9 +8,11 @@ import keras
 
 from keras_convnextv2.layers import LayerNorm, Preprocessing, Stage, Stem
 from keras_convnextv2.layers.composite import plain
+from keras_convnextv2.layers.dense import Dense
 from keras_convnextv2.layers.initial import STDDEV, InitialNormal, drawing
 from keras_convnextv2.layers.network import network_layers, prefix_of, stages_of
 from keras_convnextv2.layers.stem import check_size
+from keras_convnextv2.portable import Portable
 from keras_convnextv2.sizes import DEFAULT_SIDE, SIZES
 from keras_convnextv2.weights import apply_weights
 from keras_convnextv2.weights.presets import find_preset
@@ -80,7 +82,7 @@ def ConvNeXtV2(
         input_shape: (H, W, C), by default (224, 224, 3) with the top and (None, None, 3) without. Any size of at
             least the total stride, any channel count; the remainder of a size that is no multiple is dropped.
         pooling: without the top: None (the last map), "avg" or "max" (pooled features after the final norm).
-        classes: outputs of the classifier.
+        classes: outputs of the classifier, or their names, which the model then keeps (`class_names`).
         classifier_activation: None for logits.
         drop_path_rate: of the last block; a linear ladder from 0 at the first.
         head_init_scale: factor on the classifier's initial weights; the reference fine-tunes with 0.001.
@@ -126,7 +128,7 @@ def ConvNeXtV2(
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
-class ConvNeXtV2Network(keras.Model):
+class ConvNeXtV2Network(Portable, keras.Model):
     """The functional model that `ConvNeXtV2` returns: a `keras.Model` whose policy is that of its stages.
 
     `compile` asks a model's policy whether the loss must be scaled (mixed_float16); Keras keeps it neither in a file
@@ -154,8 +156,10 @@ def _pooled(x, pooling, dtype, prefix):
 
 
 def _classified(x, classes, activation, init_scale, dtype, prefix):
+    named = {} if isinstance(classes, int) else {"class_names": classes}
+    units = len(classes) if named else classes
     initial = InitialNormal(STDDEV * init_scale)
-    x = keras.layers.Dense(classes, kernel_initializer=initial, dtype=dtype, name=f"{prefix}head")(x)
+    x = Dense(units, kernel_initializer=initial, dtype=dtype, name=f"{prefix}head", **named)(x)
     return x if activation is None else keras.layers.Activation(activation, dtype=dtype, name=f"{prefix}predictions")(x)
 
 
@@ -200,8 +204,8 @@ def _check(depths, dims, include_top, pooling, classes, stem_patch_size):
         raise ValueError(f"depths and dims must be positive. Received: depths={depths}, dims={dims}.")
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"pooling must be None, 'avg' or 'max'. Received: {pooling!r}.")
-    if include_top and (not isinstance(classes, int) or classes < 1):
-        raise ValueError(f"classes must be a positive int. Received: {classes!r}.")
+    if include_top and not (classes if isinstance(classes, tuple) else isinstance(classes, int) and classes > 0):
+        raise ValueError(f"classes must be a positive int, or names. Received: {classes!r}.")
     if not isinstance(stem_patch_size, int) or stem_patch_size < 1:
         raise ValueError(f"stem_patch_size must be a positive int such as 1, 2, 4. Received: {stem_patch_size!r}.")
 
@@ -254,7 +258,8 @@ def from_preset(name, *, classes=None, include_top=None, **options):
 
     Args:
         name: in full, as in `list_presets`, such as "convnextv2_tiny.fcmae_ft_in22k_in1k_384".
-        classes: of the head; by default the row's. Another number gets a new head, with a warning.
+        classes: of the head, a number or names; by default the row's. Another number gets a new head, with a
+            warning.
         include_top: with a head; by default whether the row has one or `classes` are given.
         options: of the constructors, such as `input_shape` or `drop_path_rate`.
     Returns:

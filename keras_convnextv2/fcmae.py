@@ -22,6 +22,7 @@ from keras_convnextv2.layers.network import (
     stages_of,
     total_stride,
 )
+from keras_convnextv2.portable import Portable
 
 # What may stand between the pictures and the network: layers that treat each pixel alone and learn nothing.
 PER_PIXEL = (
@@ -37,7 +38,7 @@ TARGET_EPSILON = 1e-6  # inside the root of a patch's deviation (reference model
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
-class FCMAE(keras.Model):
+class FCMAE(Portable, keras.Model):
     """Masked autoencoder around a backbone: hide patches, encode the visible ones, predict the hidden ones' pixels.
 
     The encoder is sparse by gathering: it works on the rows of visible patches alone, and only the depthwise

@@ -31,7 +31,11 @@ SPLIT = "train"
 
 
 def build(config, classes, say):
-    """(classifier, the same up to its logits), with the weights of `config.init`; says what was taken from them."""
+    """(classifier, the same up to its logits), with the weights of `config.init`; says what was taken from them.
+
+    Args:
+        classes: their number or names.
+    """
     shape = {"input_shape": (*config.image_size, config.channels), "stem_patch_size": config.stem_patch_size}
     kinds = {"remat": config.remat, "dtype": config.dtype, "seed": config.seed}
     head = {"classes": classes, "head_init_scale": config.head_init_scale}
@@ -42,6 +46,13 @@ def build(config, classes, say):
         require(not lost, "keep_head needs weights with a head", config.init, "Leave keep_head out for a new head.")
         say(repr(report))
     return classifier, keras.Model(classifier.input, network_layers(classifier)["head"].output, name="logits")
+
+
+def ready(classifier, config):
+    """The classifier, compiled so that `evaluate` and `fit` go on with it, at a tenth of the recipe's rate."""
+    optimizer = keras.optimizers.AdamW(config.peak_lr / 10, weight_decay=config.weight_decay)
+    classifier.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(), metrics=["accuracy"])
+    return classifier
 
 
 def weights_of(init):
@@ -89,7 +100,7 @@ def open_labelled(config, data, say):
 def prepare(config, data, say):
     source, test = open_labelled(config, data, say)
     require_readable(test, say)
-    classifier, logits = build(config, len(source.classes), say)
+    classifier, logits = build(config, source.classes, say)
     predict = make_predict(logits, jit=config.jit)
     look = {"batch_size": config.evaluation_batch_size, "image_size": config.image_size, "workers": config.workers}
 
@@ -98,8 +109,8 @@ def prepare(config, data, say):
 
     def next_lines(results):
         return [
-            f"import keras, keras_convnextv2; model = keras.models.load_model({results['model']!r})",
-            "model.predict(images)  # (N, H, W, C), 0..255",
+            f"import keras, keras_convnextv2 as kc; model = keras.models.load_model({results['model']!r})",
+            "kc.decode_predictions(model.predict(images), class_names=kc.class_names(model))  # (N, H, W, C), 0..255",
         ]
 
     return Task(
@@ -110,7 +121,7 @@ def prepare(config, data, say):
         example=classification_example(Augmentation.of(config)),
         evaluate=evaluate,
         best="top_1",
-        save=lambda folder: {"model": folder.save_model(classifier)},
+        save=lambda folder: {"model": folder.save_model(ready(classifier, config))},
         facts={"test_images": test.count, "classes": list(source.classes)},
         next_lines=next_lines,
     )

@@ -5,13 +5,19 @@ import math
 import pathlib
 import sys
 import time
+import types
 
+import keras
 from keras import ops
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from keras_convnextv2.whole import full_disk_named, write_whole
+
+if keras.backend.backend() != "tensorflow":
+    # tensorboard's own word for doing without TensorFlow, which it would import: seconds, and memory of a GPU
+    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
 
 
 def as_number(value):

@@ -12,7 +12,7 @@ from training.data import open_source
 from training.fields import help_texts, with_settings
 from training.logs import Terminal, duration
 from training.loop import Stopped
-from training.recipes import about, find_recipe
+from training.recipes import RECIPES, about, find_recipe
 from training.run import run
 from training.workdir import recorded
 
@@ -28,6 +28,26 @@ def define_flags(values=flags.FLAGS):
     flags.DEFINE_bool("explain", False, "Print the resolved recipe with help, and stop.", flag_values=values)
     flags.DEFINE_multi_string("set", [], "key=value: change a field of the recipe; repeatable.", flag_values=values)
     return values
+
+
+HELP = ("-h", "-help", "--help", "--helpshort")
+
+
+def overview(kind, values=flags.FLAGS):
+    """What --help says: what the program is for, our flags, and the recipes, each in a line."""
+    names = ("recipe", "data", "workdir", "resume", "explain", "set")
+    recipes = [name for name, recipe in RECIPES.items() if type(recipe) is kind]
+    width = max(map(len, recipes))
+    described = [(name, about(name)) for name in recipes]
+    return "\n".join(
+        [
+            (sys.modules["__main__"].__doc__ or "").strip(),
+            "\nflags (--helpfull has those of absl too):",
+            *(f"  --{name:{width - 2}}  {values[name].help.splitlines()[0].rstrip(';')}" for name in names),
+            "\nrecipes (--explain has every field of one):",
+            *(f"  {name:{width}}  {it.expected} [{it.source}]" for name, it in described),
+        ]
+    )
 
 
 def explain(name, config, images=None, settings=()):
@@ -58,6 +78,9 @@ def launch(kind, prepare, split):
         split: of the data, whose pictures --explain counts.
     """
     define_flags()
+    if set(HELP) & set(sys.argv[1:]):
+        print(overview(kind))
+        return
     spare_workers_the_program()
     app.run(lambda argv: sys.exit(_main(argv, kind, prepare, split)))
 

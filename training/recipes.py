@@ -144,6 +144,7 @@ class About:
 
 IN1K_HARDWARE = "32 GPUs with 32 images each, or 8 with --set accumulation=4"
 HERE = "two cores of a CPU"
+PHOTOS_EXPECTED = "for some hundred to some thousand photos of your own: docs/results.md has an example"
 ABOUT = {  # a family of recipes by the front of its names: the first one that fits
     "fcmae_": About(
         "ConvNeXt V2, table 8; TRAINING.md",
@@ -154,9 +155,9 @@ ABOUT = {  # a family of recipes by the front of its names: the first one that f
     "finetune_22k_": About(
         "ConvNeXt V2, table 12", "64 GPUs with 64 images each", "top-1 on ImageNet-22K: not published"
     ),
-    "pretrain_photos": About("own runs, docs/results.md", HERE, "the loss; its worth shows in fine-tuning"),
-    "finetune_photos": About("own runs, docs/results.md", HERE, "by the photos: docs/results.md has an example"),
-    "scratch_photos": About("own runs, docs/results.md", HERE, "by the photos: docs/results.md has an example"),
+    "pretrain_photos": About("own runs, docs/results.md", HERE, PHOTOS_EXPECTED),
+    "finetune_photos": About("own runs, docs/results.md", HERE, PHOTOS_EXPECTED),
+    "scratch_photos": About("own runs, docs/results.md", HERE, PHOTOS_EXPECTED),
     "pretrain_cifar": About("own runs, docs/results.md", HERE, "the loss; its worth shows in fine-tuning"),
     "finetune_cifar": About("own runs, docs/results.md", HERE, "top-1 on CIFAR-10: docs/results.md"),
     "scratch_cifar": About("own runs, docs/results.md", HERE, "top-1 on CIFAR-10: docs/results.md"),

@@ -1,6 +1,7 @@
 """What is the same for every program: folder, seed, plan, step, log, loop, checkpoints, saving."""
 
 import dataclasses
+import random
 from collections.abc import Callable, Mapping
 
 import keras
@@ -61,7 +62,7 @@ def run(prepare, config, workdir, data, resume=False, say=None):
     say = Terminal() if say is None else say
     require_parts(config)
     folder = Workdir(workdir, type(config).__name__.lower(), config, data, resume)
-    keras.utils.set_random_seed(config.seed)
+    seed_initial_weights(config.seed)
     task = prepare(config, data, say)
     plan = Plan.of(config, task.source.count)  # refuses too large a batch before the folder is taken
     with folder:
@@ -136,6 +137,15 @@ def _choose(config, task, step, checkpoints, numbers, say):
     return numbers
 
 
+def seed_initial_weights(seed):
+    """Keras draws the seeds of its initializers from Python's generator.
+
+    `keras.utils.set_random_seed` would import TensorFlow on JAX and torch too: seconds, and memory of a GPU.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+
+
 def averaging(decay, total_steps):
     """The decay of the average of weights, which reaches over a tenth of the run at most.
 
@@ -159,8 +169,8 @@ def _step(config, task, decay):
 
 def _description(config, task, plan):
     count = sum(int(np.prod(v.shape)) for v in task.model.trainable_variables)
+    images = f"{task.source.count:,} images of {task.source.name} at {' x '.join(map(str, config.image_size))} pixels"
     updates = f"{plan.total_steps} steps of {plan.batch_size} ({plan.epoch_steps} an epoch)"
-    images = f"{task.source.count:,} images of {task.source.name}"
     return f"{count:,} weights, {images}, {updates}, peak learning rate {config.peak_lr:.3g}"
 
 

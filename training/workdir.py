@@ -13,6 +13,7 @@ import numpy as np
 import keras_convnextv2
 from keras_convnextv2.whole import write_whole
 from training.checkpoints import MAY_DIFFER, differing
+from training.quiet import without_notes
 
 LOCK = "lock"
 RECIPE = "recipe.json"
@@ -77,7 +78,8 @@ class Workdir:
 
     def write(self, name, writer):
         """A file of the folder, whole or not at all, by a function of the path to write to; returns the path."""
-        write_whole({self.path / name: writer})
+        with without_notes():  # Keras imports TensorFlow to save, whatever the backend
+            write_whole({self.path / name: writer})
         return self.path / name
 
     def _check_free(self):

@@ -15,6 +15,8 @@ def export_model(model, path, format="tf_saved_model", *, verbose=True):
         served = tf.saved_model.load(path)  # keep it: its functions end with it
         served.serve(images)  # uint8, float32 or another number type
 
+    Where the model keeps `class_names`, they stand beside it in class_names.json.
+
     On the TensorFlow backend it is traced here. JAX and torch cannot write a plain TensorFlow graph, so there the model
     is handed as a `.keras` file to a TensorFlow process of its own, which takes some seconds longer.
 

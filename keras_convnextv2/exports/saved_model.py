@@ -2,15 +2,19 @@
 
 import contextlib
 import importlib.util
+import json
 import logging
+import pathlib
 
 import keras
 
 from keras_convnextv2 import kernels
 from keras_convnextv2.exports.process import export_in_process
+from keras_convnextv2.layers import class_names
 from keras_convnextv2.whole import check_replaceable, whole_folder
 
 MARK = "saved_model.pb"
+CLASS_NAMES = "class_names.json"  # a list, in the order of the outputs
 NUMBERS = ("float32", "uint8", "float16", "bfloat16", "float64", "int8", "int16", "uint16", "int32", "int64")
 
 
@@ -30,6 +34,8 @@ def write_saved_model(model, path, verbose):
             model.export(part, format="tf_saved_model", verbose=False)
         else:
             _save_for_every_number_type(model, part)
+        if names := class_names(model):
+            (pathlib.Path(part) / CLASS_NAMES).write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
 
 
 def _save_for_every_number_type(model, path):

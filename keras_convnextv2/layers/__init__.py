@@ -2,6 +2,7 @@
 
 from keras_convnextv2.layers.block import ConvNeXtV2Block
 from keras_convnextv2.layers.decoder import Decoder
+from keras_convnextv2.layers.dense import Dense, class_names
 from keras_convnextv2.layers.depthwise import DepthwiseConv2D
 from keras_convnextv2.layers.downsample import Downsample
 from keras_convnextv2.layers.drop_path import DropPath
@@ -17,6 +18,7 @@ __all__ = [
     "GRN",
     "ConvNeXtV2Block",
     "Decoder",
+    "Dense",
     "DepthwiseConv2D",
     "Downsample",
     "DropPath",
@@ -27,6 +29,7 @@ __all__ = [
     "Stage",
     "Stem",
     "Visible",
+    "class_names",
     "cut_patches",
     "join_patches",
     "visible_count",

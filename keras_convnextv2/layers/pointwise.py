@@ -2,11 +2,12 @@ import keras
 
 from keras_convnextv2 import kernels
 from keras_convnextv2.layers.composite import plain
+from keras_convnextv2.layers.dense import Dense
 from keras_convnextv2.layers.initial import InitialNormal
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
-class Pointwise(keras.layers.Dense):
+class Pointwise(Dense):
     """A linear layer over the channels of each position, with bias: the 1x1 convolutions of the network.
 
     A `keras.layers.Dense(dim)`, which LoRA and quantization reach as one; only the float path is formulated for the
@@ -34,10 +35,6 @@ class Pointwise(keras.layers.Dense):
         if self.lora_enabled:
             return super().call(inputs, training=training)
         return kernels.pointwise(inputs, kernels.tensor_of(self._kernel), kernels.tensor_of(self.bias))
-
-    def quantize(self, *args, **kwargs):
-        # Keras refuses subclasses unless told: the formula of a quantized layer is Dense's own here too.
-        return super().quantize(*args, **{**kwargs, "type_check": False})
 
     def get_config(self):
         own = ("lora_rank", "lora_alpha", "quantization_config", "name", "trainable", "dtype")

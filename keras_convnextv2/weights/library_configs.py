@@ -5,6 +5,8 @@ import dataclasses
 
 import keras
 
+from keras_convnextv2.layers.dense import checked_names
+from keras_convnextv2.layers.dense import class_names as names_of
 from keras_convnextv2.layers.initial import STDDEV
 from keras_convnextv2.layers.network import entry, network_layers, stages_of
 from keras_convnextv2.preprocessing import channel_statistics, imagenet_classes, published_crop
@@ -49,7 +51,7 @@ def describe(model, size, class_names=None):
         mean=mean,
         std=std,
         drop_path_rate=float(stages[-1].drop_paths[-1]),
-        class_names=None if class_names is None else _checked_names(class_names, size.classes),
+        class_names=names_of(model) if class_names is None else checked_names(class_names, size.classes),
     )
 
 
@@ -132,15 +134,6 @@ def huggingface_config(network):
         config["id2label"] = {str(i): label for i, label in enumerate(labels)}
         config["label2id"] = {label: i for i, label in enumerate(labels)}
     return config
-
-
-def _checked_names(names, classes):
-    names = tuple(map(str, names))
-    if len(names) != classes or len(set(names)) != classes:
-        twice = next((name for name in names if names.count(name) > 1), None)
-        found = f"{twice!r} twice" if twice else f"{len(names)} names"
-        raise ValueError(f"class_names must be {classes or 'none: no head'}, each once. Received: {found}")
-    return names
 
 
 def _labels(classes):

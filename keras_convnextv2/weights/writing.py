@@ -78,7 +78,8 @@ def save_weights_as(model, path, format, *, class_names=None, verbose=0):
         path: a folder, which gets model.safetensors or model.pt; or a file, with the configs beside it. Hugging Face's
             file must be called model.safetensors.
         format: "timm", "huggingface" or "official".
-        class_names: of a classifier of one's own, in the order of its outputs; "huggingface" keeps them.
+        class_names: of a classifier of one's own, in the order of its outputs, by default those that the model keeps;
+            "huggingface" keeps them.
         verbose: 1 for a progress bar over the arrays.
     Returns:
         A `SaveReport`.

@@ -109,6 +109,7 @@ EXAMPLES = [
     layers.Decoder(dim=6, depth=2, pixels=12, name="k"),
     Pointwise(dim=6, name="l"),
     GeluGRN(epsilon=1e-3, name="m"),
+    layers.Dense(units=2, class_names=("cat", "dog"), name="n"),
 ]
 
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from absl import flags
 
+import keras_convnextv2 as kc
 from tests.training.data.conftest import write_picture
 from training import finetune, pretrain, program
+from training import quiet as quiet_module
 from training.configs import Finetune, Pretrain
-from training.data import UnreadableImage
+from training.data import UnreadableImage, evaluation_batches, open_source
 from training.fields import with_settings
 from training.recipes import RECIPES, following
 from training.run import averaging, run
@@ -70,6 +72,18 @@ def test_pretrained_backbone_starts_the_classifier(pretrained):
     assert set(ours) - set(theirs) == {"norm/gamma", "norm/beta", "head/kernel", "head/bias"}
     for path, value in theirs.items():
         np.testing.assert_array_equal(ours[path], value, err_msg=path)
+
+
+def test_the_saved_classifier_knows_its_names_and_goes_on(finetuned):
+    folder, config, results = finetuned
+    model = keras.models.load_model(folder / "model.keras")
+    assert list(kc.class_names(model)) == results["classes"]
+    source = open_source(DATA, "test")
+    (rows,) = evaluation_batches(source, batch_size=source.count, image_size=config.image_size, crop_fraction=0.875)
+    data = rows["images"], rows["labels"]
+    _, accuracy = model.evaluate(*data, verbose=0)
+    assert 100 * accuracy == pytest.approx(max(results["top_1"], results["top_1_average"]), abs=1e-4)
+    assert np.isfinite(model.fit(*data, verbose=0).history["loss"]).all()
 
 
 def test_finetuning_reports_and_saves_the_average(finetuned):
@@ -348,6 +362,36 @@ def test_worker_processes_import_neither_the_program_nor_keras():
 def test_there_are_six_flags():
     values = program.define_flags(flags.FlagValues())
     assert sorted(values) == ["data", "explain", "recipe", "resume", "set", "workdir"]
+
+
+def test_help_has_our_flags_first_and_each_recipe_in_a_line():
+    command = [sys.executable, "-m", "training.finetune", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    flag_lines = [line.split()[0] for line in lines if line.startswith("  --")]
+    assert flag_lines == [f"--{name}" for name in ("recipe", "data", "workdir", "resume", "explain", "set")]
+    rows = {line.split()[0]: line for line in lines[lines.index("recipes (--explain has every field of one):") + 1 :]}
+    assert set(rows) == {name for name, recipe in RECIPES.items() if isinstance(recipe, Finetune)}
+    assert "76.7%" in rows["finetune_atto"]
+
+
+@pytest.mark.slow
+def test_nothing_but_our_lines_reaches_the_terminal(tmp_path):
+    command = [sys.executable, "-m", "training.finetune", "--recipe", "scratch_shapes", "--data", "shapes:20"]
+    command += ["--set", "steps=2", "--set", "batch_size=8", "--workdir", str(tmp_path / "run")]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TF_CPP")}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    others = [line for line in done.stderr.splitlines() if "allocator: " not in line]
+    assert others == []
+
+
+def test_notes_are_held_back_and_nothing_else(capfd):
+    note = b"I0000 00:00:1795784515.4 3304 cpu_feature_guard.cc:31] This binary is optimized\n"
+    with quiet_module.without_notes():
+        os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n")
+        os.write(2, note + b"a line of somebody else\n")
+    os.write(2, note)
+    assert capfd.readouterr().err == "a line of somebody else\n" + note.decode()
 
 
 def test_explain_prints_the_recipe_and_stops(tmp_path):

@@ -1,0 +1,82 @@
+"""A compiled model goes on in another process, on another backend, and without the one that wrote it."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_convnextv2 as kc
+
+ELSEWHERE = """
+import sys
+if {without!r}:
+    sys.modules[{without!r}] = None  # as if it were not installed
+import keras, numpy as np, keras_convnextv2 as kc
+model = keras.models.load_model({path!r})
+images, labels = np.load({data!r}).values()
+assert type(model.optimizer).__name__ == "AdamW" and int(model.optimizer.iterations) == {steps}, model.optimizer
+print(*model.evaluate(images, labels, verbose=0))
+model.fit(images, labels, verbose=0)
+assert int(model.optimizer.iterations) == {steps} + 1
+print(*kc.class_names(model))
+"""
+
+
+def compiled():
+    model = kc.ConvNeXtV2((1,), (4,), classes=["a", "b", "c"], input_shape=(8, 8, 3))
+    loss = keras.losses.SparseCategoricalCrossentropy()
+    model.compile(keras.optimizers.AdamW(0.01), loss, metrics=["accuracy"])
+    return model
+
+
+@pytest.fixture
+def data(tmp_path):
+    images, labels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3)).astype("uint8"), np.arange(6) % 3
+    np.savez(tmp_path / "data.npz", images=images, labels=labels)
+    return images, labels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_compiled_model_goes_on_elsewhere(data, tmp_path, trained):
+    here = keras.backend.backend()
+    model = compiled()
+    if trained:
+        model.fit(*data, verbose=0)
+    model.save(tmp_path / "model.keras")
+    there, without = {"torch": ("jax", "torch"), "jax": ("tensorflow", "jax")}.get(here, ("tensorflow", ""))
+    paths = {"path": str(tmp_path / "model.keras"), "data": str(tmp_path / "data.npz")}
+    program = ELSEWHERE.format(**paths, without=without, steps=int(trained))
+    environment = {**os.environ, "KERAS_BACKEND": there}
+    command = [sys.executable, "-W", "error::UserWarning", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    numbers, names = done.stdout.splitlines()
+    np.testing.assert_allclose([float(n) for n in numbers.split()], model.evaluate(*data, verbose=0), rtol=1e-5)
+    assert names == "a b c"
+
+
+def test_loading_says_nothing_about_an_optimizer_that_has_not_trained(data, tmp_path):  # a warning is an error here
+    compiled().save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.fit(*data, verbose=0)
+    assert int(loaded.optimizer.iterations) == 1
+
+
+def test_an_fcmae_too(tmp_path):
+    fcmae = kc.FCMAE(kc.ConvNeXtV2((1,), (4,), include_top=False, input_shape=(8, 8, 3)), decoder_dim=4)
+    fcmae.compile("adamw")
+    fcmae.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.optimizer).__name__ == "AdamW"
+    assert fcmae.get_compile_config()["optimizer"]["module"] == "keras.optimizers"
+
+
+def test_an_optimizer_inside_another(tmp_path):
+    model = compiled()
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()), "mse")
+    config = model.get_compile_config()["optimizer"]
+    assert (config["module"], config["config"]["inner_optimizer"]["module"]) == ("keras.optimizers",) * 2
