@@ -16,6 +16,17 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 import keras
 import pytest
 
+# One CPU as two devices, for the tests of several; everything else runs on the first. Nothing is computed before it.
+if keras.backend.backend() == "jax":
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 2)
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
 
 @pytest.fixture(autouse=True)
 def seeded():

@@ -15,9 +15,19 @@ from absl import logging
 from keras import ops
 
 from keras_convnextv2.whole import write_whole
+from training.devices import OneDevice
 
 META = "meta"
-MAY_DIFFER = ("epochs", "steps", "workers", "worker_processes", "log_every", "choose")  # when a run goes on
+MAY_DIFFER = (
+    "epochs",
+    "steps",
+    "workers",
+    "worker_processes",
+    "devices",
+    "strategy",
+    "log_every",
+    "choose",
+)  # when a run goes on
 BEST = "best.npz"
 _NAME = "step_{:08d}.npz"
 _PATTERN = re.compile(r"step_(\d{8,})\.npz")
@@ -127,22 +137,28 @@ class Checkpoints:
     Args:
         meta: a dict for JSON that every file carries: the recipe, versions.
         count: how many stay.
+        devices: of several processes that share the folder the chief writes, and says which file is read.
     """
 
-    def __init__(self, folder, variables, *, meta, count=2):
+    def __init__(self, folder, variables, *, meta, count=2, devices=None):
         self.folder, self.variables, self.meta, self.count = pathlib.Path(folder), variables, meta, count
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.devices = devices or OneDevice()
+        if self.devices.chief:
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, step, samples, **more):
         """`samples` have been drawn since the start, the position in the data; `more` is for JSON too."""
         path = self.folder / _NAME.format(step)
-        save(path, self.variables, {**self.meta, "step": step, "samples": samples, **more})
-        keep(self.folder, self.count)
+        if self.devices.chief:
+            save(path, self.variables, {**self.meta, "step": step, "samples": samples, **more})
+            keep(self.folder, self.count)
         return path
 
     def keep_best(self, step, worth, numbers):
         """Writes the state as best.npz where it is worth more than the one there."""
         path = self.folder / BEST
+        if not self.devices.chief:
+            return
         held = whole_meta(path) if path.exists() else None
         if held is None or held["worth"] < worth:
             save(path, self.variables, {**self.meta, "step": step, "worth": worth, "numbers": numbers})
@@ -158,10 +174,11 @@ class Checkpoints:
         Raises:
             ValueError: it is of another run.
         """
-        path = newest(self.folder)
-        if path is None:
+        path = newest(self.folder) if self.devices.chief else None
+        step = self.devices.of_chief(int(_PATTERN.fullmatch(path.name)[1]) if path else -1)
+        if step < 0:
             return None
-        return load(path, self.variables, self.meta.get("recipe"))
+        return load(self.folder / _NAME.format(int(step)), self.variables, self.meta.get("recipe"))
 
     def last(self):
         """The path of the newest file by name, for messages."""

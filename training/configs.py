@@ -6,11 +6,12 @@ from keras_convnextv2.layers import visible_count
 from keras_convnextv2.preprocessing import CROP_FRACTION
 from keras_convnextv2.sizes import DEFAULT_SIDE, SIZES
 from training.data.augmentation import CROPS
+from training.devices import STRATEGIES
 from training.fields import nearest, require, require_types
 from training.optimizers import LADDERS
 
 CHOICES = ("last", "best")
-DTYPES = ("float32", "mixed_bfloat16")  # float16 would need its loss scaled, which the steps do not do
+DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
 NO_RANDAUGMENT = "none"
 
 
@@ -62,8 +63,12 @@ class Run:
     choose: str = "last"
     "weights to save at the end: last, or best by the evaluations; of these and their average, the better ones"
 
+    devices: int | None = None
+    "devices of this machine; none: all there are, of a CPU one; on a CPU as many as asked for are made of it"
+    strategy: str = "auto"
+    "of TensorFlow: one, mirrored, multi_worker or tpu; auto: what the machine and TF_CONFIG or Slurm say"
     dtype: str = "float32"
-    "float32 or mixed_bfloat16"
+    "float32, mixed_bfloat16 or mixed_float16, whose loss is scaled"
     remat: bool = False
     "recompute each block in the backward pass: less memory, more time"
     workers: int = 0
@@ -103,6 +108,9 @@ class Run:
         require(shorter, f"warmup_epochs must be less than epochs {self.epochs}", self.warmup_epochs)
         require(self.clip_norm is None or self.clip_norm > 0, "clip_norm must be positive or none", self.clip_norm)
         require(self.ema is None or 0 < self.ema < 1, "ema must be in (0, 1) or none", self.ema)
+        require(self.devices is None or self.devices >= 1, "devices must be at least 1 or none", self.devices)
+        rule = f"strategy must be one of {', '.join(STRATEGIES)}"
+        require(self.strategy in STRATEGIES, rule, self.strategy, nearest(self.strategy, STRATEGIES))
         require(self.choose in CHOICES, f"choose must be one of {', '.join(CHOICES)}", self.choose)
         require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}", self.dtype)
 

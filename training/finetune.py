@@ -97,11 +97,11 @@ def open_labelled(config, data, say):
     return sources
 
 
-def prepare(config, data, say):
+def prepare(config, data, say, devices):
     source, test = open_labelled(config, data, say)
     require_readable(test, say)
     classifier, logits = build(config, source.classes, say)
-    predict = make_predict(logits, jit=config.jit)
+    predict = make_predict(logits, jit=config.jit, devices=devices)
     look = {"batch_size": config.evaluation_batch_size, "image_size": config.image_size, "workers": config.workers}
 
     def evaluate(weights):

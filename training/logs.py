@@ -51,15 +51,18 @@ class Terminal:
 class Table:
     """A CSV file that a resumed run continues: rows of steps that will come again are dropped."""
 
-    def __init__(self, path, first_step):
-        self._path, self.kept = path, []
+    def __init__(self, path, first_step, writes=True):
+        self._path, self._writes, self.kept = path, writes, []
         if path.exists():
             with open(path, newline="", encoding="utf-8") as file:
                 self.kept = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) <= first_step]
-            write_whole({path: self._write_kept})
+            if writes:
+                write_whole({path: self._write_kept})
         self._empty = not self.kept
 
     def write(self, row):
+        if not self._writes:
+            return
         with full_disk_named(self._path), open(self._path, "a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, row)
             if self._empty:
@@ -87,13 +90,15 @@ class Log:
         say: takes (text, progress=False).
         state: that of the checkpoint from which the run goes on, so that the rows to come are those of a run that was
             never stopped.
+        writes: else nothing is written: of several processes one does.
     """
 
-    def __init__(self, folder, *, first_step, total_steps, batch_size, say, state=None):
+    def __init__(self, folder, *, first_step, total_steps, batch_size, say, state=None, writes=True):
         folder = pathlib.Path(folder)
         self.total_steps, self.batch_size, self.say = total_steps, batch_size, say
-        self._train, self._evaluation = (Table(folder / f"{name}.csv", first_step) for name in ("train", "evaluation"))
-        self._events = EventFileWriter(str(folder / "tensorboard"))
+        tables = (Table(folder / f"{name}.csv", first_step, writes) for name in ("train", "evaluation"))
+        self._train, self._evaluation = tables
+        self._events = EventFileWriter(str(folder / "tensorboard")) if writes else None
         kept, state = self._train.kept, state or {}
         self.losses = [(int(row["step"]), float(row["loss"])) for row in kept]  # mean loss since the last line
         self._window, self._newest = list(state.get("window", ())), None  # losses since then; the report after them
@@ -179,7 +184,8 @@ class Log:
         self._last = (self._last[0], now)
 
     def close(self):
-        self._events.close()
+        if self._events:
+            self._events.close()
 
     def _speed(self, step, now):
         """(images a second since the last line, seconds left); 0, 0 right after the first step."""
@@ -191,5 +197,7 @@ class Log:
         return speed, each * (self.total_steps - step)
 
     def _event(self, step, row):
+        if not self._events:
+            return
         values = [Summary.Value(tag=key, simple_value=value) for key, value in row.items() if key != "step"]
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))

@@ -62,12 +62,13 @@ def train(plan, step, batches, checkpoints, log, *, first_step=0, evaluate=None)
             state, report = step.run(state, step.put(rows), rate)  # a step that is not finite changes no weight
             log.add(report)
             done += 1
-            asked = stop.asked  # read once a step: it may change at any moment
             last = done == plan.total_steps
             epoch_ends = last or done % plan.epoch_steps == 0
-            if epoch_ends or asked or done % plan.log_every == 0 or done == 1:
+            row_is_due = epoch_ends or done % plan.log_every == 0 or done == 1
+            asked = _asked(stop, step.devices, row_is_due)
+            if row_is_due or asked:
                 streak = log.streak()
-                if epoch_ends or done % plan.log_every == 0 or done == 1:
+                if row_is_due:
                     log.row(done, rate)
                 if streak >= plan.max_bad_steps or (streak and last):
                     raise NotFinite(_bad_news(streak, done, rate, checkpoints))
@@ -81,6 +82,16 @@ def train(plan, step, batches, checkpoints, log, *, first_step=0, evaluate=None)
                     evaluate(done)
                 log.pause()
     step.store(state)
+
+
+def _asked(stop, devices, waits):
+    """The signal that asks to stop, read once a step: it may change at any moment.
+
+    Several processes stop after the same step: they compare notes where they wait for the device as it is.
+    """
+    if devices.processes == 1:
+        return stop.asked
+    return int(devices.largest(stop.asked)) if waits else 0
 
 
 def _save(checkpoints, done, plan, log):

@@ -43,7 +43,7 @@ def _labelled(data):
     return data
 
 
-def prepare(config, data, say):
+def prepare(config, data, say, devices):
     fcmae = build(config)
 
     def save(folder):

@@ -9,6 +9,7 @@ import numpy as np
 
 from training.checkpoints import Checkpoints
 from training.data import training_batches
+from training.devices import open_devices
 from training.logs import Log, Terminal, in_words
 from training.loop import Plan, train
 from training.optimizers import AdamW, addressed
@@ -50,7 +51,7 @@ class Task:
 
 
 def run(prepare, config, workdir, data, resume=False, say=None):
-    """Trains what `prepare(config, data, say)` returns, a Task, to the end of its plan.
+    """Trains what `prepare(config, data, say, devices)` returns, a Task, to the end of its plan.
 
     Args:
         workdir: a folder of its own; with `resume` that of a run to go on with.
@@ -61,22 +62,35 @@ def run(prepare, config, workdir, data, resume=False, say=None):
     """
     say = Terminal() if say is None else say
     require_parts(config)
-    folder = Workdir(workdir, type(config).__name__.lower(), config, data, resume)
+    devices = open_devices(config, say)
+    say = say if devices.chief else _silent
+    folder = Workdir(workdir, type(config).__name__.lower(), config, data, resume, devices.chief)
     seed_initial_weights(config.seed)
-    task = prepare(config, data, say)
+    with devices.scope():
+        task = prepare(config, data, say, devices)
     plan = Plan.of(config, task.source.count)  # refuses too large a batch before the folder is taken
-    with folder:
-        return _run(config, task, plan, folder, resume, say)
+    with folder, devices.losses_named():
+        devices.require_same("recipe and data", folder.fingerprint)
+        results = _run(config, task, plan, folder, devices, resume, say)
+        devices.sum(0)  # nobody leaves before the chief has written everything
+        return results
 
 
-def _run(config, task, plan, folder, resume, say):
+def _silent(text, progress=False):
+    """In place of `say` where another process says it."""
+
+
+def _run(config, task, plan, folder, devices, resume, say):
     decay = averaging(config.ema, plan.total_steps)
-    step = _step(config, task, decay)
-    say(_description(config, task, plan))
+    with devices.scope():
+        step = _step(config, task, decay, devices)
+    say(_description(config, task, plan, devices))
     if decay != config.ema:
         say(f"average of weights: decay {decay:.4g} for {plan.total_steps} steps, in place of {config.ema}")
     states = folder.path / "checkpoints"
-    checkpoints = Checkpoints(states, step.variables(), meta=folder.meta, count=config.keep_checkpoints)
+    checkpoints = Checkpoints(
+        states, step.variables(), meta=folder.meta, count=config.keep_checkpoints, devices=devices
+    )
     log, numbers = _trained(config, task, plan, step, checkpoints, folder.path, resume, say)
     numbers = _choose(config, task, step, checkpoints, numbers, say)
     results = {"steps": plan.total_steps, **log.results(), **numbers, **task.facts, "folder": str(folder.path)}
@@ -98,7 +112,8 @@ def _trained(config, task, plan, step, checkpoints, path, resume, say):
         begun = f"after step {first} of {plan.total_steps}" if newest else "at step 0: there is no whole checkpoint"
         say(f"resuming {begun}")
     sizes = {"first_step": first, "total_steps": plan.total_steps, "batch_size": plan.batch_size}
-    log = Log(path, **sizes, say=say, state=newest and newest.get("log"))
+    state = newest and newest.get("log")
+    log = Log(path, **sizes, say=say, state=state, writes=checkpoints.devices.chief)
     numbers = log.evaluated(first)
 
     def evaluate(done):
@@ -112,7 +127,7 @@ def _trained(config, task, plan, step, checkpoints, path, resume, say):
         if task.evaluate and first and not numbers:
             evaluate(first)  # the run was killed between a checkpoint and its evaluation
         if first < plan.total_steps:
-            batches = log.without_substitutes(_batches(config, task, plan, first))
+            batches = log.without_substitutes(_batches(config, task, plan, first, checkpoints.devices))
             looks = evaluate if task.evaluate else None
             train(plan, step, batches, checkpoints, log, first_step=first, evaluate=looks)
     finally:
@@ -159,22 +174,24 @@ def _worth(task, numbers):
     return max(number for name, number in numbers.items() if name in (task.best, f"{task.best}_average"))
 
 
-def _step(config, task, decay):
+def _step(config, task, decay, devices):
     adamw = {"weight_decay": config.weight_decay, "beta_1": config.beta_1, "beta_2": config.beta_2}
     rules = addressed(task.rules, task.model)
     optimizer = AdamW(config.peak_lr, **adamw, epsilon=config.epsilon, rules=rules)
     options = {"accumulation": config.accumulation, "clip_norm": config.clip_norm, "jit": config.jit}
+    options |= {"scaled_loss": config.dtype == "mixed_float16", "devices": devices}
     return make_step(task.model, optimizer, task.sample_losses, ema_decay=decay, **options)
 
 
-def _description(config, task, plan):
+def _description(config, task, plan, devices):
     count = sum(int(np.prod(v.shape)) for v in task.model.trainable_variables)
     images = f"{task.source.count:,} images of {task.source.name} at {' x '.join(map(str, config.image_size))} pixels"
     updates = f"{plan.total_steps} steps of {plan.batch_size} ({plan.epoch_steps} an epoch)"
-    return f"{count:,} weights, {images}, {updates}, peak learning rate {config.peak_lr:.3g}"
+    shared = f" on {devices.count} devices of {devices.processes} process(es)" if devices.count > 1 else ""
+    return f"{count:,} weights, {images}, {updates}{shared}, peak learning rate {config.peak_lr:.3g}"
 
 
-def _batches(config, task, plan, first):
+def _batches(config, task, plan, first, devices):
     steps = {"first_step": first, "steps": plan.total_steps - first, "mix": task.mix}
     workers = {"workers": config.workers, "processes": config.worker_processes}
     return training_batches(task.source, task.example, batch_size=plan.batch_size, seed=config.seed, **steps, **workers)

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+import zlib
 
 import keras
 import numpy as np
@@ -40,14 +41,15 @@ class Workdir:
     Args:
         program: pretrain or finetune.
         resume: go on with the run that the folder holds; else the folder must hold none.
+        writes: else it only reads: of several processes one writes.
     Raises:
         ValueError: the folder holds another run, or with `resume` none, or one with another recipe.
     """
 
-    def __init__(self, path, program, config, data, resume):
+    def __init__(self, path, program, config, data, resume, writes=True):
         if not path:
             raise ValueError("--workdir must name a folder for the run. Received: none. Try --workdir runs/first.")
-        self.path = pathlib.Path(path)
+        self.path, self.writes = pathlib.Path(path), writes
         described = {"program": program, "data": data, "class": type(config).__name__}
         self._record = {**described, "recipe": dataclasses.asdict(config), "versions": versions()}
         if self.path.exists() and not self.path.is_dir():
@@ -59,18 +61,28 @@ class Workdir:
         """What every checkpoint carries along."""
         return self._record
 
+    @property
+    def fingerprint(self):
+        """A number of the recipe and the data."""
+        decisive = {key: value for key, value in self._record.items() if key != "versions"}
+        return zlib.crc32(json.dumps(decisive).encode())
+
     def __enter__(self):
         """Makes the folder, takes it for this process, and writes the resolved recipe into it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.path / LOCK)
-        write_json(self.path / RECIPE, self._record)
+        self._lock = None
+        if self.writes:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self.path / LOCK)
+            write_json(self.path / RECIPE, self._record)
         return self
 
     def __exit__(self, *_):
-        self._lock.close()
+        if self._lock:
+            self._lock.close()
 
     def write_results(self, results):
-        write_json(self.path / RESULTS, results)
+        if self.writes:
+            write_json(self.path / RESULTS, results)
 
     def save_model(self, model):
         """Writes a .keras file; returns the path."""
@@ -78,8 +90,9 @@ class Workdir:
 
     def write(self, name, writer):
         """A file of the folder, whole or not at all, by a function of the path to write to; returns the path."""
-        with without_notes():  # Keras imports TensorFlow to save, whatever the backend
-            write_whole({self.path / name: writer})
+        if self.writes:
+            with without_notes():  # Keras imports TensorFlow to save, whatever the backend
+                write_whole({self.path / name: writer})
         return self.path / name
 
     def _check_free(self):

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from keras import ops
 
-from training.steps.step import BaseStep
+from training.devices import Mesh
+from training.steps.step import BaseStep, filled
 
 
 def jit_pays():
@@ -14,11 +15,20 @@ def jit_pays():
 class Step(BaseStep):
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        self._one = jax.jit(self.one, donate_argnums=0) if self.jit else self.one
+        # given where the results lie, the step compiles once: else anew for what the first step returns
+        whole = {"out_shardings": self.devices.whole} if self.mesh else {}
+        self._one = jax.jit(self.one, donate_argnums=0, **whole) if self.jit else self.one
+
+    @property
+    def mesh(self):
+        return isinstance(self.devices, Mesh)
 
     def start(self):
         """The variables' values; the first `run` frees them, so nobody may read a variable before `store`."""
-        return self.read()
+        return jax.device_put(self.read(), self.devices.whole) if self.mesh else self.read()
+
+    def put(self, rows):
+        return self.devices.rows(rows) if self.mesh else super().put(rows)
 
     def run(self, state, batch, rate):
         return self._one(state, batch, jnp.float32(rate))
@@ -30,6 +40,11 @@ class Step(BaseStep):
         (loss, fixed), gradients = jax.value_and_grad(self.loss, has_aux=True)(weights, fixed, batch, size)
         return loss, fixed, gradients
 
+    def parts(self, rows):
+        """Each part has rows of every device, so that none are moved."""
+        rows = ops.reshape(rows, (self.devices.count, self.accumulation, -1, *rows.shape[1:]))
+        return ops.reshape(ops.swapaxes(rows, 0, 1), (self.accumulation, -1, *rows.shape[3:]))
+
     def fold(self, work_off, done, parts):
         return jax.lax.scan(lambda done, part: (work_off(done, part), None), done, parts)[0]
 
@@ -38,14 +53,20 @@ class Step(BaseStep):
         return jax.tree.map(lambda yes, no: jnp.where(applied, yes, no), *new)
 
 
-def make_predict(model, jit):
+def make_predict(model, jit, devices):
+    mesh = isinstance(devices, Mesh)
+
     def outputs(values, fixed, images):
         return ops.cast(model.stateless_call(values, fixed, images, training=False)[0], "float32")
 
-    outputs = jax.jit(outputs) if jit else outputs
+    outputs = jax.jit(outputs, **({"out_shardings": devices.parted} if mesh else {})) if jit else outputs
 
     def predict(images, weights=None):
         weights = model.trainable_variables if weights is None else weights
-        return outputs([v.value for v in weights], [v.value for v in model.non_trainable_variables], images)
+        values = [v.value for v in weights], [v.value for v in model.non_trainable_variables]
+        if not mesh:
+            return outputs(*values, images)
+        rows = devices.rows(filled(images, devices.local))
+        return devices.own(outputs(*jax.device_put(values, devices.whole), rows))[: len(images)]
 
     return predict

@@ -1,7 +1,11 @@
 """The training step: its one order, and what every backend shares. A backend's file has what only it can say."""
 
 import keras
+import numpy as np
 from keras import ops
+
+FIRST_SCALE = 2**15  # of the loss, for float16
+SCALE_STEPS = 2000  # good ones in a row double it
 
 
 class BaseStep:
@@ -12,19 +16,24 @@ class BaseStep:
     the device. On TensorFlow and torch the variables are the state, so state is None; on JAX `run` consumes the state
     it is given, and the model may be read only after `store`.
 
-    A gradient or a loss that is not finite changes nothing but the two counters.
+    A gradient or a loss that is not finite changes nothing but the counters. With a `scaled_loss`, for float16, it also
+    halves the scale, and counts as bad only where the scale cannot become smaller.
 
     A backend has `gradients` of a part of the batch, `choose` between two outcomes, `reduce` where devices share the
     batch, and its way to `run` the order, `one`.
     """
 
-    def __init__(self, model, optimizer, sample_losses, *, accumulation, clip_norm, ema_decay, jit):
+    def __init__(
+        self, model, optimizer, sample_losses, *, accumulation, clip_norm, ema_decay, scaled_loss, jit, devices
+    ):
         optimizer.build(model.trainable_variables)
         self.model, self.optimizer, self.sample_losses = model, optimizer, sample_losses
         self.accumulation, self.clip_norm, self.ema_decay, self.jit = accumulation, clip_norm, ema_decay, jit
+        self.devices = devices
         values = [ops.convert_to_numpy(v) for v in model.trainable_variables] if ema_decay is not None else []
         self.average = [keras.Variable(value, trainable=False, name="average") for value in values]
-        counters = [keras.Variable(0, dtype="int32", trainable=False, name=name) for name in ("skipped", "streak")]
+        counters = [_number(0, name) for name in ("skipped", "streak")]
+        scale = [_number(FIRST_SCALE, "scale", "float32"), _number(0, "good")] if scaled_loss else []
         self.groups = {
             "weights": list(model.trainable_variables),
             "fixed": list(model.non_trainable_variables),  # the seeds of drop path are here
@@ -32,6 +41,7 @@ class BaseStep:
             "second": list(optimizer.second),
             "average": self.average,
             "counters": [optimizer.iterations, *counters],
+            "scale": scale,  # of the loss, and the good steps since it last changed
         }
 
     # The order of a step
@@ -39,8 +49,8 @@ class BaseStep:
     def one(self, values, batch, rate):
         """{group: values}, batch, rate -> (the values after the step, report)."""
         loss, fixed, gradients = self.accumulate(values, batch)
-        loss, gradients = self.reduce(loss, gradients)
-        gradients = self.unscale(gradients)
+        loss, fixed, gradients = self.reduce(loss, fixed, gradients)
+        loss, gradients = self.unscale(loss, gradients, values["scale"])
         norm = self.norm(gradients)
         applied = ops.logical_and(ops.isfinite(norm), ops.isfinite(loss))
         gradients = self.clip(gradients, norm)
@@ -56,29 +66,41 @@ class BaseStep:
         if size % self.accumulation:
             raise ValueError(f"accumulation must divide the batch of {size}. Received: {self.accumulation!r}.")
         weights, fixed = values["weights"], values["fixed"]
+        size = float(size * self.shares)
+        if values["scale"]:
+            size = size / ops.convert_to_tensor(values["scale"][0])
         if self.accumulation == 1:
-            return self.gradients(weights, fixed, batch, float(size))
-        parts = {key: ops.reshape(rows, (self.accumulation, -1, *rows.shape[1:])) for key, rows in batch.items()}
+            return self.gradients(weights, fixed, batch, size)
+        parts = {key: self.parts(rows) for key, rows in batch.items()}
 
         def work_off(done, part):
             loss, gradients = done[0], done[2]
-            part_loss, fixed, part_gradients = self.gradients(weights, done[1], part, float(size))
+            part_loss, fixed, part_gradients = self.gradients(weights, done[1], part, size)
             return loss + part_loss, fixed, [a + b for a, b in zip(gradients, part_gradients, strict=True)]
 
         return self.fold(work_off, (ops.zeros(()), fixed, [ops.zeros_like(w) for w in weights]), parts)
+
+    def parts(self, rows):
+        """(B, ...) -> (accumulation, B / accumulation, ...)"""
+        return ops.reshape(rows, (self.accumulation, -1, *rows.shape[1:]))
 
     def fold(self, work_off, done, parts):
         for part in range(self.accumulation):
             done = work_off(done, {key: rows[part] for key, rows in parts.items()})
         return done
 
-    def reduce(self, loss, gradients):
-        """The sums over all devices; there is one."""
-        return loss, gradients
+    shares = 1  # into how many the batch that `accumulate` sees is one of
 
-    def unscale(self, gradients):
-        """Takes the scale of the loss off; there is none."""
-        return gradients
+    def reduce(self, loss, fixed, gradients):
+        """The sums over all devices, and the means of fixed values, where each has its own."""
+        return loss, fixed, gradients
+
+    def unscale(self, loss, gradients, scale):
+        """Takes the scale of the loss off."""
+        if not scale:
+            return loss, gradients
+        factor = 1.0 / ops.convert_to_tensor(scale[0])
+        return loss * factor, self.scaled(gradients, factor)
 
     def norm(self, gradients):
         return ops.sqrt(sum(ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients))
@@ -93,13 +115,23 @@ class BaseStep:
         new = {"fixed": fixed, **self.adamw(values, gradients, rate)}
         if values["average"]:
             new["average"] = self.averaged(values["average"], new["weights"])
+        if values["scale"]:
+            scale, good = values["scale"]
+            grows = good + 1 == SCALE_STEPS
+            new["scale"] = [ops.where(grows, scale * 2.0, scale), ops.where(grows, ops.zeros_like(good), good + 1)]
         iterations, skipped, streak = values["counters"]
         return {**new, "counters": [iterations + 1, skipped, ops.zeros_like(streak)]}
 
     def skipped(self, values):
         """{group: new values} of a step that is not applied."""
         iterations, skipped, streak = values["counters"]
-        return {"counters": [iterations, skipped + 1, streak + 1]}
+        if not values["scale"]:
+            return {"counters": [iterations, skipped + 1, streak + 1]}
+        scale, good = values["scale"]
+        return {
+            "counters": [iterations, skipped + 1, streak + ops.cast(scale <= 1.0, "int32")],
+            "scale": [ops.maximum(scale / 2.0, 1.0), ops.zeros_like(good)],
+        }
 
     def adamw(self, values, gradients, rate):
         """{group: new values} of weights and slots: the definition. TensorFlow and torch have fused ones in place."""
@@ -149,3 +181,12 @@ class BaseStep:
             for group, variables in self.groups.items()
             for i, v in enumerate(variables)
         }
+
+
+def filled(images, parts):
+    """(B, ...) with rows of zeros behind, so that as many equal parts can be made of it."""
+    return np.pad(images, [(0, -len(images) % parts)] + [(0, 0)] * (images.ndim - 1))
+
+
+def _number(value, name, dtype="int32"):
+    return keras.Variable(value, dtype=dtype, trainable=False, name=name)

@@ -3,10 +3,12 @@
 Compiled code holds neither variables nor collectives: the reduction over devices belongs between the two.
 """
 
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from training.steps.step import BaseStep
+from training.devices import Replicas
+from training.steps.step import BaseStep, filled
 
 
 def jit_pays():
@@ -18,10 +20,44 @@ class Step(BaseStep):
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
         self.gradients = tf.function(self.gradients, jit_compile=self.jit)
-        self._run = tf.function(lambda batch, rate: self.one(self.read(), batch, rate)[1])
+        self.shares = self.devices.count
+        self._run = tf.function(self._on_each if self.replicas else self._report)
+
+    @property
+    def replicas(self):
+        return isinstance(self.devices, Replicas)
 
     def run(self, state, batch, rate):
         return state, self._run(batch, tf.constant(rate, "float32"))
+
+    def _report(self, batch, rate):
+        return self.one(self.read(), batch, rate)[1]
+
+    def _on_each(self, batch, rate):
+        """Every replica makes the same step on its own copy of the variables; the first one's report."""
+        strategy = self.devices.strategy
+        reports = strategy.run(self._report, (batch, rate))
+        return {key: strategy.experimental_local_results(value)[0] for key, value in reports.items()}
+
+    def put(self, rows):
+        return self.devices.rows(rows) if self.replicas else super().put(rows)
+
+    def reduce(self, loss, fixed, gradients):
+        if not self.replicas:
+            return loss, fixed, gradients
+        means = [i for i, value in enumerate(fixed) if value.dtype.is_floating]  # of a batch norm; seeds are equal
+        tensors = [loss, *gradients, *(fixed[i] for i in means)]  # in one: two at a time might meet in another order
+        loss, *tensors = tf.distribute.get_replica_context().all_reduce("SUM", tensors)
+        for i, value in zip(means, tensors[len(gradients) :], strict=True):
+            fixed[i] = value / self.devices.count
+        return loss, fixed, tensors[: len(gradients)]
+
+    def write(self, new):
+        """On a replica into its own copy: Keras' way would ask all of them."""
+        for group, values in new.items():
+            for variable, value in zip(self.groups[group], values, strict=True):
+                if value is not variable.value:
+                    assign(variable, value)
 
     def read(self):
         return {group: tensors(variables) for group, variables in self.groups.items()}
@@ -46,7 +82,7 @@ class Step(BaseStep):
         for w, m, v, g, multiplier, decay in rows:
             own_rate = rate * multiplier
             if decay:
-                w.assign(w.value * (1.0 - own_rate * decay))
+                assign(w, w.value * (1.0 - own_rate * decay))
             handles = {"var": w.value.handle, "m": m.value.handle, "v": v.value.handle}
             numbers = {"lr": own_rate * root / correction_1, "epsilon": adamw.epsilon * root}
             tf.raw_ops.ResourceApplyAdam(**handles, **betas, **numbers, grad=tf.cast(g, w.dtype))
@@ -60,17 +96,29 @@ class Step(BaseStep):
         return {"counters": tf.cond(applied, lambda: written(updated()), lambda: written(skipped()))}
 
 
+def assign(variable, value):
+    tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=value)
+
+
 def tensors(variables):
     return [tf.convert_to_tensor(v.value) for v in variables]
 
 
-def make_predict(model, jit):
+def make_predict(model, jit, devices):
     @tf.function(jit_compile=jit)
     def outputs(values, fixed, images):
         return ops.cast(model.stateless_call(values, fixed, images, training=False)[0], "float32")
 
     def predict(images, weights=None):
         weights = model.trainable_variables if weights is None else weights
-        return outputs(tensors(weights), tensors(model.non_trainable_variables), tf.convert_to_tensor(images))
+        fixed = model.non_trainable_variables
+        if not isinstance(devices, Replicas):
+            return outputs(tensors(weights), tensors(fixed), tf.convert_to_tensor(images))
+        parts = np.split(filled(images, devices.local), devices.local)
+        answers = []
+        for i, (device, part) in enumerate(zip(devices.devices, parts, strict=True)):
+            with tf.device(device):  # a GPU only takes the work here, so that they work side by side
+                answers.append(outputs(devices.copy(weights, i), devices.copy(fixed, i), tf.convert_to_tensor(part)))
+        return np.concatenate([answer.numpy() for answer in answers])[: len(images)]
 
     return predict

@@ -54,7 +54,7 @@ class Step(BaseStep):
         return new
 
 
-def make_predict(model, jit):  # jit: eager, as the step is
+def make_predict(model, jit, devices):  # jit: eager, as the step is; devices: one
     @torch.no_grad()
     def predict(images, weights=None):
         weights = model.trainable_variables if weights is None else weights

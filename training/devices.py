@@ -1,0 +1,260 @@
+"""Which devices a run uses, and what its processes tell each other.
+
+The batch is the global one: each process prepares its rows of it, each device works off its part, and one sum over all
+devices makes the gradients those of one device.
+"""
+
+import contextlib
+import functools
+import os
+
+import keras
+import numpy as np
+
+KERAS_VARIABLES = ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
+STRATEGIES = ("auto", "one", "mirrored", "multi_worker", "tpu")
+
+
+class OneDevice:
+    """One device in one process, and what every kind of Devices has.
+
+    Attributes:
+        count: devices of all processes.
+        local: devices of this process.
+        process, processes: the number of this process, and how many there are.
+    """
+
+    count = local = processes = 1
+    process = 0
+    losses = ()  # what is raised where another process is missing
+
+    @property
+    def chief(self):
+        """Whether this process is the one that writes."""
+        return self.process == 0
+
+    def scope(self):
+        """Within it models, optimizers and steps are made."""
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def losses_named(self):
+        """Within it, whatever a backend raises where another process has ended is one line."""
+        try:
+            yield
+        except self.losses as error:
+            raise ConnectionError(
+                f"another process of this run has ended: process {self.process} cannot go on alone. Start all of them "
+                f"again with --resume. ({str(error).strip().splitlines()[0][:200]})"
+            ) from error
+
+    def sum(self, numbers):
+        """The sums over all processes of an array; each of them must ask."""
+        return np.asarray(numbers, "float64")
+
+    def of_chief(self, number):
+        """What this number is in the chief's process."""
+        return self.sum(number if self.chief else 0).item()
+
+    def of_all(self, number):
+        """What this number is in each process."""
+        mine = np.zeros(self.processes)
+        mine[self.process] = number
+        return self.sum(mine).tolist()
+
+    def largest(self, number):
+        return max(self.of_all(number))
+
+    def require_same(self, what, number):
+        """Raises in every process unless all of them have the same number."""
+        numbers = self.of_all(number)
+        others = [str(i) for i, other in enumerate(numbers) if other != numbers[0]]
+        if others:
+            where = ", ".join(others)
+            raise ValueError(f"all processes must have the same {what}. Received: another in process {where}.")
+
+
+class Replicas(OneDevice):
+    """The replicas of a `tf.distribute` strategy."""
+
+    def __init__(self, strategy):
+        self.strategy, self.count = strategy, strategy.num_replicas_in_sync
+        resolver = getattr(strategy, "cluster_resolver", None)
+        spec = resolver and resolver.cluster_spec().as_dict()
+        if spec and len(spec.get("worker", ())) > 1:
+            self.processes, self.process = len(spec["worker"]), resolver.task_id
+            self.losses = _losses_of_tensorflow()
+        self.local = self.count // self.processes
+        self.devices = strategy.extended.worker_devices  # of this process
+
+    def scope(self):
+        return self.strategy.scope()
+
+    def rows(self, rows):
+        """A tree of this process' rows, for each of its replicas its part."""
+
+        def part(context):
+            i = context.replica_id_in_sync_group % self.local
+            return {key: np.split(value, self.local)[i] for key, value in rows.items()}
+
+        return self.strategy.experimental_distribute_values_from_function(part)
+
+    def copy(self, variables, i):
+        """The values of variables on a replica of this process."""
+        import tensorflow as tf
+
+        return [tf.convert_to_tensor(self.strategy.experimental_local_results(v.value)[i]) for v in variables]
+
+    def sum(self, numbers):
+        numbers = super().sum(numbers)
+        if self.processes == 1:
+            return numbers
+        mine = lambda context: numbers * (context.replica_id_in_sync_group % self.local == 0)  # noqa: E731
+        values = self.strategy.experimental_distribute_values_from_function(mine)
+        return np.asarray(self.strategy.reduce("SUM", values, axis=None))
+
+
+class Mesh(OneDevice):
+    """The devices of all JAX processes: rows of a batch are parted over them, everything else is whole on each."""
+
+    def __init__(self, devices):
+        import jax
+
+        self.processes, self.process, self.count = jax.process_count(), jax.process_index(), len(devices)
+        self.local = self.count // self.processes
+        self.losses = (jax.errors.JaxRuntimeError,) if self.processes > 1 else ()
+        mesh = jax.sharding.Mesh(np.array(devices), ("rows",))
+        self.parted, self.whole = (jax.sharding.NamedSharding(mesh, jax.P(*axes)) for axes in (("rows",), ()))
+
+    def rows(self, rows):
+        """A tree of this process' rows, as global arrays."""
+        import jax
+
+        return jax.tree.map(lambda value: jax.make_array_from_process_local_data(self.parted, value), rows)
+
+    def own(self, rows):
+        """The rows of this process of a global array, as numpy."""
+        shards = sorted(rows.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+    def sum(self, numbers):
+        numbers = super().sum(numbers)
+        if self.processes == 1:
+            return numbers
+        from jax.experimental import multihost_utils
+
+        # gathered as bytes: JAX would make float32 of them
+        gathered = multihost_utils.process_allgather(np.frombuffer(numbers.tobytes(), "uint8"))
+        return np.frombuffer(np.asarray(gathered).tobytes(), "float64").reshape(-1, *numbers.shape).sum(0)
+
+
+def open_devices(config, say):
+    """The Devices that `config.devices` and `config.strategy` ask for, before anything is computed.
+
+    Raises:
+        ValueError: more devices than there are, a strategy that this backend or machine does not have, or a batch that
+            they cannot share.
+    """
+    backend = keras.backend.backend()
+    if config.strategy != "auto" and backend != "tensorflow":
+        raise ValueError(f"strategy is TensorFlow's; {backend} needs auto. Received: {config.strategy!r}.")
+    if backend == "tensorflow":
+        devices = _of_tensorflow(config.devices, config.strategy)
+    elif backend == "jax":
+        devices = _of_jax(config.devices)
+    else:
+        devices = OneDevice()
+        if (config.devices or 1) > 1:
+            say(f"{backend} trains on one device here, not on {config.devices}: TensorFlow and JAX take more")
+    parts = devices.count * config.accumulation
+    if config.batch_size % parts:
+        near = max(1, round(config.batch_size / parts)) * parts
+        raise ValueError(
+            f"batch_size must be divisible by devices times accumulation, {devices.count} x {config.accumulation}. "
+            f"Received: {config.batch_size}. Nearest: {near}."
+        )
+    return devices
+
+
+def _losses_of_tensorflow():
+    from tensorflow import errors
+
+    return errors.UnavailableError, errors.AbortedError, errors.DeadlineExceededError, errors.InternalError
+
+
+def _too_many(asked, there, what):
+    return ValueError(f"devices must be at most {there}, the {what} there are. Received: {asked}.")
+
+
+def _of_tensorflow(count, strategy):
+    import tensorflow as tf
+
+    if strategy == "auto":
+        strategy = _strategy_of_the_machine(tf)
+    if strategy == "tpu":
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return Replicas(tf.distribute.TPUStrategy(resolver))
+    if strategy == "multi_worker":
+        slurm = "TF_CONFIG" not in os.environ
+        kinds = tf.distribute.cluster_resolver
+        resolver = kinds.SlurmClusterResolver() if slurm else kinds.TFConfigClusterResolver()
+        return Replicas(tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver))
+    gpus = tf.config.list_physical_devices("GPU")
+    if strategy == "one":
+        count = 1
+    count = count or len(gpus) or 1
+    if count == 1 and strategy != "mirrored":
+        return OneDevice()
+    if gpus:
+        there, what = tf.config.list_logical_devices("GPU"), "GPUs"
+    else:
+        there, what = _logical_cpus(tf, count), "logical CPUs"
+    if count > len(there):
+        raise _too_many(count, len(there), what)
+    return Replicas(_mirrored(tuple(device.name for device in there[:count])))
+
+
+@functools.cache
+def _mirrored(names):
+    """One for all runs of a process: each numbers its reductions from the start, and TensorFlow keeps their shapes."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(names)
+
+
+def _strategy_of_the_machine(tf):
+    if "TF_CONFIG" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        return "multi_worker"
+    return "tpu" if "TPU_NAME" in os.environ or tf.config.list_physical_devices("TPU") else "auto"
+
+
+def _logical_cpus(tf, count):
+    """That many of the one CPU, where nothing has been computed yet."""
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    return tf.config.list_logical_devices("CPU")
+
+
+def _of_jax(count):
+    import jax
+
+    if "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
+        # what `keras.distribution.initialize` does, but for its seeds: they would import TensorFlow
+        addresses, *numbers = (os.environ[f"KERAS_DISTRIBUTION_{name}"] for name in KERAS_VARIABLES)
+        jax.distributed.initialize(addresses.split(",")[0], *map(int, numbers))
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        jax.distributed.initialize()
+    if count and count > 1:
+        with contextlib.suppress(RuntimeError):  # of JAX, where something has been computed already
+            jax.config.update("jax_num_cpu_devices", count)
+    there = jax.local_devices()
+    kind = there[0].platform
+    wanted = count or (1 if kind == "cpu" else len(there))
+    if wanted > len(there):
+        raise _too_many(wanted, len(there), f"{kind} devices")
+    if wanted == 1 and jax.process_count() == 1:
+        return OneDevice()
+    return Mesh([device for device in jax.devices() if device.local_hardware_id < wanted])
