@@ -117,12 +117,17 @@ class StreamSource:
         self.name, self.records, self.count, self.channels = name, records, int(count), channels
         self.classes, self.labelled = tuple(classes), labelled
 
+    def opened(self, number, encoded, label):
+        """(`Encoded`, label or None) of a record."""
+        picture = Encoded(encoded, self.channels, f"number {number} of {self.name}")
+        return picture, (np.int32(label) if self.labelled else None)
+
     def in_order(self):
-        """(picture, label or None) of every record."""
-        return (self._opened(n, *record) for n, record in enumerate(self.records(0)))
+        """(number, encoded picture, label) of every record."""
+        return ((n, *record) for n, record in enumerate(self.records(0)))
 
     def shuffled(self, seed, first):
-        """(sample, picture, label or None) from sample `first` on, without an end.
+        """(sample, number, encoded picture, label) from sample `first` on, without an end.
 
         Every epoch is shuffled in windows, whose borders differ from epoch to epoch; before the first one that is asked
         for, records are skipped unread.
@@ -130,7 +135,7 @@ class StreamSource:
         for epoch in itertools.count(first // self.count):
             before = epoch * self.count
             windows = self._windows(seed, epoch, max(0, first - before))
-            yield from ((before + n, *self._opened(n, *record)) for n, record in windows)
+            yield from ((before + n, n, *record) for n, record in windows)
 
     def _windows(self, seed, epoch, first):
         """(position, record) from position `first` on."""
@@ -142,10 +147,6 @@ class StreamSource:
             window = list(itertools.islice(records, stop - start))
             order = generator(seed, WINDOW, epoch, start).permutation(len(window))
             yield from ((start + n, window[k]) for n, k in enumerate(order) if start + n >= first)
-
-    def _opened(self, number, encoded, label):
-        picture = Encoded(encoded, self.channels, f"number {number} of {self.name}")
-        return picture, (np.int32(label) if self.labelled else None)
 
 
 def take_per_class(source, n, seed):

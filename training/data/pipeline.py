@@ -1,11 +1,12 @@
 """Batches for training and for evaluation by grain, as dicts of numpy arrays for every backend.
 
-Sample i since the start of training is number i % N in the order of epoch i // N, and all that is random about it comes
-from one generator of (seed, i). So a batch is a function of its step: it does not depend on where a run was resumed, on
+Sample i since the start of training is at place i % N in the order of epoch i // N, and all that is random about it
+comes from one generator of (seed, i). So a batch is a function of its step: it does not depend on where a run was resumed, on
 the number of workers, or on the backend.
 """
 
 import concurrent.futures
+import functools
 import itertools
 import os
 import signal
@@ -13,13 +14,19 @@ import signal
 import grain
 import numpy as np
 from absl import flags
+from grain.experimental import index_shuffle
 
 from training.data.augmentation import evaluation_picture
 from training.data.picture_source import StreamSource
 from training.data.purposes import MIX, ORDER, SAMPLE, generator
 
+WHOLE = (0, 1)  # the share of the only process
+ROUNDS = 16  # of the cipher; with grain's own 4, neighbours correlate (docs/performance.md)
 
-def training_batches(source, example, *, batch_size, seed, first_step, steps, mix=None, workers=None, processes=0):
+
+def training_batches(
+    source, example, *, batch_size, seed, first_step, steps, mix=None, workers=None, processes=0, share=WHOLE
+):
     """Batches of the steps first_step .. first_step + steps - 1, the same ones whatever the first step is.
 
     Args:
@@ -29,8 +36,11 @@ def training_batches(source, example, *, batch_size, seed, first_step, steps, mi
         mix: (rng of the step, batch) -> batch, or None.
         workers: threads that prepare pictures; None: one a core.
         processes: worker processes in their place, where the program itself keeps Python's lock busy; 0: threads.
+        share: (number of this process, count of processes that train together). Each yields its rows of every batch,
+            one after the other, and reads no others; of a stream it reads all records and decodes its own. `mix` gets
+            the same rng in all of them.
     Returns:
-        An iterator of dicts of arrays (B, ...): those of `example`, and `substituted` bool (B,), which is true for a
+        An iterator of dicts of arrays (rows, ...): those of `example`, and `substituted` bool (B,), which is true for a
         sample whose picture could not be read and was replaced by another one.
     Raises:
         UnreadableImage: no picture can be read, or one of a stream.
@@ -44,29 +54,69 @@ def training_batches(source, example, *, batch_size, seed, first_step, steps, mi
         )
     if isinstance(source, StreamSource) and processes:
         raise ValueError(f"worker_processes need pictures in any order. Received: {source.name}, which is a stream")
-    rows = _samples(source, example, batch_size, seed, first_step, steps, workers, processes)
-    batches = rows if processes else (_stacked(rows, batch_size) for _ in range(steps))
+    rows = _Rows(batch_size, share)
+    samples = _samples(source, example, rows, seed, first_step, steps, workers, processes)
+    batches = samples if processes else (_stacked(samples, rows.count) for _ in range(steps))
     return _ahead(_mixed(mix, seed, enumerate(batches, first_step)))
 
 
-def _samples(source, example, batch_size, seed, first_step, steps, workers, processes):
+class _Rows:
+    """The rows of one process: `count` of every batch, one after the other."""
+
+    def __init__(self, batch_size, share):
+        number, processes = share
+        if not 0 <= number < processes:
+            raise ValueError(f"share must be (number, count of processes), numbers from 0. Received: {share!r}")
+        if batch_size % processes:
+            raise ValueError(f"{processes} processes must divide the batch. Received: batch_size={batch_size!r}")
+        self.count, self._batch_size = batch_size // processes, batch_size
+        self._first = number * self.count
+
+    def sample(self, n):
+        """The number, among the samples of all processes, of the n-th one here."""
+        batch, row = divmod(n, self.count)
+        return batch * self._batch_size + self._first + row
+
+    def __contains__(self, sample):
+        return self._first <= sample % self._batch_size < self._first + self.count
+
+
+def _samples(source, example, rows, seed, first_step, steps, workers, processes):
     """The samples of these steps in their order, or with processes their batches."""
 
     def prepared(sample, *opened):
         return example(generator(seed, SAMPLE, sample), *opened)
 
     if isinstance(source, StreamSource):
-        of_record = lambda *record: {**prepared(*record), "substituted": np.bool_(False)}  # noqa: E731
-        return _threaded(of_record, source.shuffled(seed, first_step * batch_size), workers)
 
-    def of_index(sample, index):
-        return source.readable(index, lambda *opened: prepared(sample, *opened))
+        def of_record(sample, *record):
+            return {**prepared(sample, *source.opened(*record)), "substituted": np.bool_(False)}
 
-    order = int(generator(seed, ORDER).integers(2**31))  # grain adds the epoch to it
-    samples = grain.MapDataset.source(range(source.count)).shuffle(seed=order).repeat().map_with_index(of_index)
+        records = source.shuffled(seed, rows.sample(first_step * rows.count))
+        return _threaded(of_record, (record for record in records if record[0] in rows), workers)
+
+    def of_number(n):
+        sample = rows.sample(n)
+        return source.readable(picture_of(sample, source.count, seed), lambda *opened: prepared(sample, *opened))
+
+    own = grain.MapDataset.range(first_step * rows.count, (first_step + steps) * rows.count).map(of_number)
     if processes:  # each prepares whole batches, so that these do not depend on how many there are
-        return _read(samples.batch(batch_size)[first_step : first_step + steps], processes=processes)
-    return _read(samples[first_step * batch_size : (first_step + steps) * batch_size], workers, batch_size)
+        return _read(own.batch(rows.count), processes=processes)
+    return _read(own, workers, rows.count)
+
+
+def picture_of(sample, count, seed):
+    """The number of a sample's picture: every epoch is a permutation of its own.
+
+    It is a cipher of the sample's number, so that the order of fourteen million pictures takes no memory.
+    """
+    epoch, position = divmod(sample, count)
+    return index_shuffle(position, max_index=count - 1, seed=_seed_of_epoch(seed, epoch), rounds=ROUNDS)
+
+
+@functools.lru_cache(maxsize=8)
+def _seed_of_epoch(seed, epoch):
+    return int(generator(seed, ORDER, epoch).integers(2**32))
 
 
 def _mixed(mix, seed, numbered):
@@ -76,36 +126,44 @@ def _mixed(mix, seed, numbered):
         yield {**batch, "substituted": substituted}
 
 
-def evaluation_batches(source, *, batch_size, image_size, crop_fraction, workers=None):
+def evaluation_batches(source, *, batch_size, image_size, crop_fraction, workers=None, share=WHOLE):
     """Every picture of the source once, in its order; the last batch is filled up with pictures of weight 0.
 
     Args:
         crop_fraction: the part of the resized picture that the centre crop keeps; None squashes the picture to the
             size. A picture that has the size already is taken as it is.
+        share: as of `training_batches`; all processes yield as many batches, and every picture comes in one of them.
     Returns:
-        An iterator of dicts: `images` uint8 (B, h, w, C), `labels` int32 (B,) if the source has labels, `weight`
-        float32 (B,), 1 or 0.
+        An iterator of dicts: `images` uint8 (rows, h, w, C), `labels` int32 (rows,) if the source has labels, `weight`
+        float32 (rows,), 1 or 0.
     Raises:
         UnreadableImage: at the first picture that cannot be read.
     """
     if crop_fraction is not None and not 0 < crop_fraction <= 1:
         raise ValueError(f"crop_fraction must be in (0, 1], or None for no crop. Received: {crop_fraction!r}")
 
-    def prepared(picture, label):
-        labels = {} if label is None else {"labels": np.int32(label)}
-        images = evaluation_picture(picture, tuple(image_size), crop_fraction)
-        return {"images": images, **labels, "weight": np.float32(1)}
+    rows, batches = _Rows(batch_size, share), -(-source.count // batch_size)
 
-    def filled_up(batch):
-        missing = batch_size - len(batch["weight"])
-        return {key: np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) for key, rows in batch.items()}
+    def sample(image, label, weight):
+        labels = {"labels": np.int32(label)} if source.labelled else {}
+        return {"images": image, **labels, "weight": np.float32(weight)}
+
+    def prepared(picture, label):
+        return sample(evaluation_picture(picture, tuple(image_size), crop_fraction), label, 1)
+
+    fill = sample(np.zeros((*image_size, source.channels), "uint8"), 0, 0)
+
+    def of_number(n):
+        number = rows.sample(n)
+        return prepared(*source.opened(number)) if number < source.count else fill
 
     if isinstance(source, StreamSource):
-        rows = _threaded(prepared, source.in_order(), workers)
+        records = (record for record in source.in_order() if record[0] in rows)
+        samples = _threaded(lambda *record: prepared(*source.opened(*record)), records, workers)
+        samples = itertools.chain(samples, itertools.repeat(fill))
     else:
-        samples = grain.MapDataset.source(range(source.count)).map(lambda index: prepared(*source.opened(index)))
-        rows = _read(samples, workers, batch_size)
-    return _ahead(filled_up(_stacked(rows, batch_size)) for _ in range(-(-source.count // batch_size)))
+        samples = _read(grain.MapDataset.range(batches * rows.count).map(of_number), workers, rows.count)
+    return _ahead(_stacked(samples, rows.count) for _ in range(batches))
 
 
 def _read(samples, workers=None, ahead=1, processes=0):

@@ -37,8 +37,20 @@ def example_of(source, *, image_size, crop="random_resized", crop_scale=(0.2, 1.
     }
 
 
-def batches_of(source, *, batch_size, seed, first_step, steps, workers=None, processes=0, mix=None, **options):
-    """Training batches without `substituted`, which must be false, as a list."""
-    kinds = {"workers": workers, "processes": processes, "mix": mix}
+def batches_of(
+    source, *, batch_size, seed, first_step, steps, workers=None, processes=0, mix=None, share=(0, 1), **options
+):
+    """Training batches as a list."""
+    kinds = {"workers": workers, "processes": processes, "mix": mix, "share": share}
     sizes = {"batch_size": batch_size, "seed": seed, "first_step": first_step, "steps": steps}
     return list(training_batches(source, example_of(source, **options), **sizes, **kinds))
+
+
+def assert_shares_make_up(whole, shares):
+    """Batch by batch, the rows of all processes, one process after the other, are those of one process alone."""
+    assert {len(share) for share in shares} == {len(whole)}
+    for batch, *parts in zip(whole, *shares, strict=True):
+        for part in parts:
+            assert part.keys() == batch.keys()
+        for key in batch:
+            np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), batch[key])

@@ -1,11 +1,13 @@
 import contextlib
+import itertools
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from tests.training.data.conftest import batches_of, write_picture
-from training.data import UnreadableImage, evaluation_batches, open_source
+from tests.training.data.conftest import assert_shares_make_up, batches_of, write_picture
+from training.data import UnreadableImage, evaluation_batches, open_source, pipeline
 from training.data.picture_source import PictureSource
 
 PLAIN = {"image_size": (24, 20), "crop": "none", "flip": False}
@@ -115,6 +117,79 @@ def test_mixing_draws_from_the_step(source):
     whole = batches(source, mix=mix)
     assert len({tuple(batch["order"]) for batch in whole}) > 1
     assert_same(batches(source, first_step=2, steps=4, mix=mix, workers=1), whole[2:])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_processes_share_the_rows_of_every_batch(source, count, processes):
+    mix = lambda rng, batch: {**batch, "drawn": rng.random(1)}  # noqa: E731  the same in all of them
+    shares = [batches(source, mix=mix, share=(number, count), processes=processes) for number in range(count)]
+    assert len({float(batch["drawn"][0]) for batch in sum(shares, [])}) == 6
+    plain = [[{k: v for k, v in batch.items() if k != "drawn"} for batch in share] for share in shares]
+    assert_shares_make_up(batches(source), plain)
+
+
+def test_a_process_reads_its_share_alone():
+    options = {"steps": 4, "batch_size": 6, "image_size": (8, 8), "crop": "none", "flip": False, "mask": None}
+    read = [[], [], []]
+    for number in range(3):
+
+        def pixels(index, number=number):
+            read[number].append(index)
+            return np.full((8, 8, 3), index, "uint8")
+
+        batches(PictureSource("counted", pixels, 24, channels=3, labels=range(24)), share=(number, 3), **options)
+    assert [len(numbers) for numbers in read] == [8, 8, 8] and sorted(sum(read, [])) == list(range(24))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_evaluation_counts_every_picture_once_over_all_processes(source, count):
+    options = {"batch_size": 12, "image_size": (24, 20), "crop_fraction": 0.875}  # 15: the last process is all fill
+    shares = [list(evaluation_batches(source, share=(number, count), **options)) for number in range(count)]
+    assert_shares_make_up(list(evaluation_batches(source, **options)), shares)
+    assert sum(batch["weight"].sum() for batch in sum(shares, [])) == 15
+
+
+@pytest.mark.parametrize(
+    "share, message",
+    [
+        ((2, 2), r"share must be \(number, count of processes\).*Received: \(2, 2\)"),
+        ((0, 3), "3 processes must divide the batch. Received: batch_size=4"),
+    ],
+)
+def test_impossible_shares_are_refused(source, share, message):
+    with pytest.raises(ValueError, match=message):
+        batches(source, share=share)
+    with pytest.raises(ValueError, match=message):
+        evaluation_batches(source, batch_size=4, image_size=(24, 20), crop_fraction=None, share=share)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 17, 1000, 4097])
+def test_every_epoch_of_any_length_is_a_permutation(count):
+    epochs = [[pipeline.picture_of(epoch * count + k, count, seed=3) for k in range(count)] for epoch in range(3)]
+    assert all(sorted(order) == list(range(count)) for order in epochs)
+    assert count < 17 or epochs[0] != epochs[1] != epochs[2]
+
+
+def order_of(count, seed, first=0):
+    return np.array([pipeline.picture_of(first + k, count, seed) for k in range(4000)])
+
+
+def test_the_order_of_a_large_set_needs_no_table():
+    tracemalloc.start()
+    order_of(14_197_122, seed=1, first=14_197_122)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("count", [14_197_122, 50_000])
+def test_an_order_is_as_good_as_drawn(count):
+    orders = [order_of(count, seed) for seed in range(5)] + [order_of(count, 0, epoch * count) for epoch in (1, 2)]
+    quarters = [np.bincount(order // -(-count // 4), minlength=4) for order in orders]
+    assert np.abs(np.array(quarters) - 1000).max() < 5 * 27  # of a deviation of 27
+    pairs = [(order[lag:], order[:-lag]) for order in orders for lag in (1, 2, 4, 8, 64, 512)]
+    pairs += list(itertools.combinations(orders, 2))  # seeds and epochs among each other
+    assert max(abs(np.corrcoef(*pair)[0, 1]) for pair in pairs) < 5 / np.sqrt(4000)
 
 
 def test_masks_differ_by_sample_and_by_epoch(source):

@@ -3,7 +3,7 @@ import functools
 import numpy as np
 import pytest
 
-from tests.training.data.conftest import batches_of
+from tests.training.data.conftest import assert_shares_make_up, batches_of
 from training.data import StreamSource, evaluation_batches, open_source, take_per_class
 from training.data import picture_source as picture_source_module
 from training.data import prepared as prepared_module
@@ -123,6 +123,15 @@ def test_a_stream_resumes_by_skipping(streamed, first_step):
     for batch, twin in zip(whole[first_step:], resumed, strict=True):
         for key in ("images", "labels", "visible"):
             np.testing.assert_array_equal(batch[key], twin[key])
+
+
+def test_processes_share_a_stream(streamed):
+    options = {"batch_size": 4, "crop": "random_resized", "flip": True, "first_step": 3}
+    shares = [batches(streamed, share=(number, 2), **options) for number in range(2)]
+    assert_shares_make_up(batches(streamed, **options), shares)
+    options = {"batch_size": 20, "image_size": (28, 28), "crop_fraction": 0.875}
+    shares = [list(evaluation_batches(streamed, share=(number, 2), **options)) for number in range(2)]
+    assert_shares_make_up(list(evaluation_batches(streamed, **options)), shares)
 
 
 def test_a_number_per_class_needs_random_access(streamed):
