@@ -33,6 +33,11 @@ class OneDevice:
         """Whether this process is the one that writes."""
         return self.process == 0
 
+    @property
+    def share(self):
+        """(number of this process, how many there are), as the pipeline wants it."""
+        return self.process, self.processes
+
     def scope(self):
         """Within it models, optimizers and steps are made."""
         return contextlib.nullcontext()
@@ -257,4 +262,4 @@ def _of_jax(count):
         raise _too_many(wanted, len(there), f"{kind} devices")
     if wanted == 1 and jax.process_count() == 1:
         return OneDevice()
-    return Mesh([device for device in jax.devices() if device.local_hardware_id < wanted])
+    return Mesh([device for i in range(jax.process_count()) for device in jax.local_devices(i)[:wanted]])

@@ -103,6 +103,7 @@ def prepare(config, data, say, devices):
     classifier, logits = build(config, source.classes, say)
     predict = make_predict(logits, jit=config.jit, devices=devices)
     look = {"batch_size": config.evaluation_batch_size, "image_size": config.image_size, "workers": config.workers}
+    look["devices"] = devices
 
     def evaluate(weights):
         return {"top_1": top_1(predict, test, **look, crop_fraction=config.crop_fraction, weights=weights)}

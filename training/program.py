@@ -125,9 +125,11 @@ def _main(argv, kind, prepare, split):
             raise ValueError("--data must be shapes, folder:PATH or tfds:NAME. Received: none. Try --data shapes.")
         if line := keep_memory():
             logging.info(line)
-        python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it reports each kind of device it lacks
+        for library in ("jax", "tensorflow"):  # they report each kind of device they lack, and each reduction
+            python_logging.getLogger(library).setLevel(python_logging.WARNING)
         say = Terminal()
-        farewell(say, run(prepare, config, values.workdir, data, values.resume, say))
+        if results := run(prepare, config, values.workdir, data, values.resume, say):
+            farewell(say, results)
     except Stopped as stopped:
         print(f"\n{stopped}. Go on with --resume --workdir {values.workdir}", file=sys.stderr)
         return stopped.exit_code

@@ -58,7 +58,7 @@ def run(prepare, config, workdir, data, resume=False, say=None):
         say: takes (text, progress=False); prints by default.
     Returns:
         folder, what was saved, steps, loss, first_loss, seconds, losses as [(step, loss)], the numbers of the last
-        evaluation, the task's facts, and `next` lines.
+        evaluation, the task's facts, and `next` lines; of several processes only the chief's knows them: {} else.
     """
     say = Terminal() if say is None else say
     require_parts(config)
@@ -73,7 +73,7 @@ def run(prepare, config, workdir, data, resume=False, say=None):
         devices.require_same("recipe and data", folder.fingerprint)
         results = _run(config, task, plan, folder, devices, resume, say)
         devices.sum(0)  # nobody leaves before the chief has written everything
-        return results
+        return results if devices.chief else {}
 
 
 def _silent(text, progress=False):
@@ -83,7 +83,7 @@ def _silent(text, progress=False):
 def _run(config, task, plan, folder, devices, resume, say):
     decay = averaging(config.ema, plan.total_steps)
     with devices.scope():
-        step = _step(config, task, decay, devices)
+        step = make_step_of(config, task, decay, devices)
     say(_description(config, task, plan, devices))
     if decay != config.ema:
         say(f"average of weights: decay {decay:.4g} for {plan.total_steps} steps, in place of {config.ema}")
@@ -174,7 +174,7 @@ def _worth(task, numbers):
     return max(number for name, number in numbers.items() if name in (task.best, f"{task.best}_average"))
 
 
-def _step(config, task, decay, devices):
+def make_step_of(config, task, decay, devices):
     adamw = {"weight_decay": config.weight_decay, "beta_1": config.beta_1, "beta_2": config.beta_2}
     rules = addressed(task.rules, task.model)
     optimizer = AdamW(config.peak_lr, **adamw, epsilon=config.epsilon, rules=rules)
@@ -193,7 +193,7 @@ def _description(config, task, plan, devices):
 
 def _batches(config, task, plan, first, devices):
     steps = {"first_step": first, "steps": plan.total_steps - first, "mix": task.mix}
-    workers = {"workers": config.workers, "processes": config.worker_processes}
+    workers = {"workers": config.workers, "processes": config.worker_processes, "share": devices.share}
     return training_batches(task.source, task.example, batch_size=plan.batch_size, seed=config.seed, **steps, **workers)
 
 

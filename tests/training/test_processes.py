@@ -1,0 +1,105 @@
+"""Two processes of a run do what one does, and a killed one is noticed. The programs themselves, on loopback."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+BACKEND = keras.backend.backend()
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BACKEND == "torch", reason="trains in one process")]
+TINY = ["depths=1,1", "dims=8,12", "stem_patch_size=2", "image_size=16,16", "batch_size=8", "base_lr=0.03", "ema=0.9"]
+TINY += ["accumulation=2", "clip_norm=0.5", "log_every=2", "steps=20", "workers=1", "warmup_epochs=0"]
+TINY += ["drop_path_rate=0", "evaluation_batch_size=11"]
+STEPS = {"weights", "first", "second", "average"}
+
+
+def command(folder, resume=False, **changes):
+    values = {**dict(pair.split("=") for pair in TINY), **changes}
+    words = [sys.executable, "-m", "training.finetune", "--recipe", "scratch_shapes", "--data", "shapes:48"]
+    words += ["--workdir", str(folder), *(f"--set={key}={value}" for key, value in values.items())]
+    return words + ["--resume"] * resume
+
+
+def environments():
+    """Those of two processes."""
+    with socket.socket() as first, socket.socket() as second:
+        for free in (first, second):
+            free.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in (first, second)]
+    for process in range(2):
+        jax = {"JOB_ADDRESSES": addresses[0], "NUM_PROCESSES": "2", "PROCESS_ID": str(process)}
+        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": process}}
+        jax = {f"KERAS_DISTRIBUTION_{name}": value for name, value in jax.items()}
+        yield {**os.environ, **(jax if BACKEND == "jax" else {"TF_CONFIG": json.dumps(task)})}
+
+
+def started(words):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [subprocess.Popen(words, env=environment, **pipes) for environment in environments()]
+
+
+def ended(processes):
+    answers = [process.communicate(timeout=300) for process in processes]
+    for process, (_, error) in zip(processes, answers, strict=True):
+        assert process.returncode == 0, error[-3000:]
+    return [answer for answer, _ in answers]
+
+
+def state(folder):
+    with np.load(sorted((folder / "checkpoints").glob("step_*.npz"))[-1]) as file:
+        return {key: file[key] for key in file.files if key != "meta"}
+
+
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    largest = max(np.abs(value).max() for key, value in ours.items() if key.startswith("weights/"))
+    for key, value in ours.items():
+        np.testing.assert_allclose(theirs[key], value, atol=1e-5 * largest, rtol=0, err_msg=key)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    subprocess.run(command(folder), check=True, capture_output=True)
+    return folder
+
+
+def test_two_processes_do_what_one_does(alone, tmp_path):
+    said = ended(started(command(tmp_path / "run")))
+    assert_same(state(alone), state(tmp_path / "run"))
+    assert "2 devices of 2 process(es)" in said[0] and said[1] == ""
+    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (alone, tmp_path / "run"))
+    assert ours["top_1"] == theirs["top_1"] and ours["top_1_average"] == theirs["top_1_average"]
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+def test_a_killed_process_ends_the_other_and_one_alone_goes_on(alone, tmp_path):
+    folder = tmp_path / "run"
+    processes = started(command(folder, evaluate_every=1))
+    for line in processes[0].stdout:
+        if line.startswith("evaluation after step 6"):
+            break
+    processes[1].send_signal(signal.SIGKILL)
+    _, error = processes[0].communicate(timeout=300)
+    processes[1].communicate()
+    assert processes[0].returncode not in (0, None)
+    assert "another process of this run has ended" in error
+    subprocess.run(command(folder, resume=True), check=True, capture_output=True)
+    assert_same(state(alone), state(folder))
+    rows = [(folder / "train.csv").read_text().splitlines() for folder in (alone, folder)]
+    assert [row.split(",")[0] for row in rows[0]] == [row.split(",")[0] for row in rows[1]]
+
+
+def test_processes_that_disagree_are_told(tmp_path):
+    words = [command(tmp_path / "run", seed=str(seed)) for seed in range(2)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pairs = zip(words, environments(), strict=True)
+    processes = [subprocess.Popen(mine, env=environment, **pipes) for mine, environment in pairs]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert all("error: all processes must have the same recipe and data" in error for error in errors), errors
