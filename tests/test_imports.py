@@ -38,7 +38,7 @@ BELOW = {
     "keras_convnextv2": set(),
     "training": {"keras_convnextv2"},
     "benchmarks": {"keras_convnextv2", "training"},
-    "tools": {"keras_convnextv2"},
+    "tools": {"keras_convnextv2", "training"},
 }
 
 

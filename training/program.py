@@ -7,11 +7,14 @@ import sys
 from absl import app, flags, logging
 
 from keras_convnextv2 import keep_memory
+from training import cost
 from training.checkpoints import NotFinite
+from training.configs import Finetune
 from training.data import open_source
 from training.fields import help_texts, with_settings
 from training.logs import Terminal, duration
 from training.loop import Stopped
+from training.optimizers import layer_multipliers
 from training.recipes import RECIPES, about, find_recipe
 from training.run import run
 from training.workdir import recorded
@@ -50,25 +53,48 @@ def overview(kind, values=flags.FLAGS):
     )
 
 
-def explain(name, config, images=None, settings=()):
-    """The resolved recipe, each value with its help, the numbers that follow from it, and where it comes from."""
-    texts = help_texts(type(config))
+def explain(name, config, images=None, settings=(), classes=None):
+    """The resolved recipe, each value with its help, the numbers that follow from it, and where it comes from.
+
+    Args:
+        images, classes: of the data; None: those of the recipe's own set.
+    """
+    texts, said = help_texts(type(config)), about(name)
     lines = [f"{name}: {type(config).__name__}"]
     for field in dataclasses.fields(config):
         lines.append(f"  {field.name} = {getattr(config, field.name)!r}  # {texts[field.name]}")
     lines += ["derived:", *(f"  {key} = {value}" for key, value in config.derived().items())]
-    if images is None:
-        lines.append("  steps: name the data with --data to see them")
-    else:
+    images = images or said.images
+    if images:
         steps = {"epoch": config.epoch_steps, "warm-up": config.warmup_steps, "total": config.total_steps}
         lines += [f"  {key} steps = {count(images)}  # {images:,} images" for key, count in steps.items()]
-    changed = "".join(f" --set {setting}" for setting in settings)
+    else:
+        lines.append("  steps: name the data with --data to see them")
+    lines += ["learning rate of each layer, at its peak:", *(f"  {row}" for row in rates(config))]
+    needs = cost.described(config, images or None, getattr(config, "classes", 0) or classes or said.classes)
+    lines += ["needs, by calculation:", *(f"  {line}" for line in needs)]
+    return "\n".join([*lines, *_provenance(name, config, said, settings)])
+
+
+def rates(config):
+    """Rows `place  rate  = peak * multiplier`, from the first layer to the last."""
+    if not isinstance(config, Finetune):
+        return [f"all layers  {config.peak_lr:.6g}"]
+    rows = layer_multipliers(config.network[0], config.layer_decay, config.layer_decay_type)
+    width = max(len(place) for place, _ in rows)
+    return [f"{place:{width}}  {config.peak_lr * factor:<12.6g}  = peak * {factor:.6g}" for place, factor in rows]
+
+
+def _provenance(name, config, said, settings):
     program = f"python -m training.{type(config).__name__.lower()}"
-    lines += [f"command: {program} --recipe {name} --data DATA --workdir FOLDER{changed}"]
+    data = said.data.split(",")[0].split(" ")[0]
+    init = f" --set init={said.init}" if said.init and config.init is None else ""
+    changed = "".join(f" --set {setting}" for setting in settings)
+    lines = [f"command: {program} --recipe {name} --data {data} --workdir FOLDER{init}{changed}"]
     if changed:
         lines += ["what follows is of the recipe without the changes"]
-    lines += [f"{key}: {value}" for key, value in dataclasses.asdict(about(name)).items()]
-    return "\n".join(lines)
+    lines += [f"{key}: {getattr(said, key)}" for key in ("data", "source", "hardware", "expected")]
+    return lines + [f"note: {note}" for note in said.notes]
 
 
 def launch(kind, prepare, split):
@@ -119,7 +145,8 @@ def _main(argv, kind, prepare, split):
         config, data = _chosen(values, kind)
         if values.explain:
             source = open_source(data, split, channels=config.channels) if data else None
-            print(explain(values.recipe, config, source and config.images_of(source), values.set))
+            images, classes = source and config.images_of(source), source and len(source.classes)
+            print(explain(values.recipe, config, images, values.set, classes))
             return 0
         if not data:
             raise ValueError("--data must be shapes, folder:PATH or tfds:NAME. Received: none. Try --data shapes.")

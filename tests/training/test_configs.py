@@ -6,7 +6,7 @@ import pytest
 from tests.golden.make_recipes import FILE, resolved
 from training.configs import Finetune, Pretrain
 from training.fields import help_texts, with_settings
-from training.recipes import OFF, RECIPES, TOP_1, about, find_recipe, require_parts
+from training.recipes import OFF, RECIPES, find_recipe, require_parts
 
 
 def test_resolved_recipes_are_the_golden_ones():
@@ -97,14 +97,3 @@ def test_parts_that_are_not_here_stop_the_program_unless_turned_off():
     for recipe in RECIPES.values():
         if isinstance(recipe, Finetune):
             require_parts(with_settings(recipe, [f"{key}={off}" for key, off in OFF.items()]))
-
-
-def test_expected_accuracies_belong_to_recipes():
-    assert TOP_1.keys() <= RECIPES.keys()
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_says_where_it_comes_from(name):
-    said = about(name)
-    assert said.source and said.hardware and said.expected
-    assert (str(TOP_1[name]) in said.expected) if name in TOP_1 else "%" not in said.expected

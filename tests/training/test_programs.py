@@ -405,7 +405,19 @@ def test_explain_prints_the_recipe_and_stops(tmp_path):
     assert "peak_lr = 0.000375" in done.stdout
     assert "command: python -m training.pretrain --recipe pretrain_shapes" in done.stdout
     assert "hardware: two cores" in done.stdout
+    assert "all layers  0.000375" in done.stdout and "weights = 936,112" in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_explain_has_the_rate_of_each_layer_and_what_the_run_needs():
+    said = program.explain("finetune_tiny", RECIPES["finetune_tiny"], settings=["epochs=300"])
+    rows = dict(line.split(maxsplit=1) for line in said.splitlines() if " = peak * " in line)
+    assert len(rows) == 1 + 3 + 18 + 2
+    assert rows["stem"].split() == ["0.000480303", "=", "peak", "*", "0.150095"] and "* 1" in rows["head"]
+    assert "total steps = 375300  # 1,281,167 images" in said and "exaFLOP" in said
+    assert "command: python -m training.finetune --recipe finetune_tiny --data tfds:imagenet2012" in said
+    assert "--set init=convnextv2_tiny.fcmae --set epochs=300" in said
+    assert "note: erasing is not in the tables" in said and "top-1 83.0%" in said
 
 
 @pytest.mark.parametrize(
