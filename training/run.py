@@ -11,7 +11,6 @@ from training.data import training_batches
 from training.logs import Log, Terminal, in_words
 from training.loop import Plan, train
 from training.optimizers import AdamW, addressed
-from training.recipes import require_parts
 from training.steps import make_step
 from training.workdir import Workdir
 
@@ -59,7 +58,6 @@ def run(prepare, config, workdir, data, resume=False, say=None):
         evaluation, the task's facts, and `next` lines.
     """
     say = Terminal() if say is None else say
-    require_parts(config)
     folder = Workdir(workdir, type(config).__name__.lower(), config, data, resume)
     keras.utils.set_random_seed(config.seed)
     task = prepare(config, data, say)

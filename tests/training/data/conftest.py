@@ -1,3 +1,5 @@
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,6 +7,7 @@ from PIL import Image
 from training.data import Augmentation, classification_example, pretraining_example, training_batches
 
 CLASSES = ("cat", "dog", "eel")
+GOLDEN = np.load(pathlib.Path(__file__).parents[2] / "golden" / "augmentation.npz")
 
 
 def write_picture(path, seed, size=(24, 20)):
@@ -42,3 +45,11 @@ def batches_of(source, *, batch_size, seed, first_step, steps, workers=None, pro
     kinds = {"workers": workers, "processes": processes, "mix": mix}
     sizes = {"batch_size": batch_size, "seed": seed, "first_step": first_step, "steps": steps}
     return list(training_batches(source, example_of(source, **options), **sizes, **kinds))
+
+
+def assert_close_moments(ours, name):
+    """Means and deviations of columns, within 4 standard errors of those of two samples."""
+    mean, deviation, count = (GOLDEN[f"{name}_{what}"] for what in ("mean", "deviation", "count"))
+    error = np.sqrt(1 / len(ours) + 1 / count)
+    np.testing.assert_array_less(np.abs(np.mean(ours, 0) - mean), 4 * deviation * error)
+    np.testing.assert_allclose(np.std(ours, 0), deviation, rtol=0.06)
