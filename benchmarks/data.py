@@ -1,6 +1,6 @@
-"""Input pipelines against a PyTorch DataLoader: `KERAS_CONVNEXTV2_DATA=FOLDER python -m benchmarks.data`.
+"""Input pipelines against a PyTorch DataLoader and timm's: `KERAS_CONVNEXTV2_DATA=FOLDER python -m benchmarks.data`.
 
-The folder holds imagenet_photos.tar, JPEG photos as they are. A DataLoader needs torchvision.
+The folder holds imagenet_photos.tar, JPEG photos as they are. Both need torchvision.
 """
 
 import argparse
@@ -29,17 +29,21 @@ def contests(folder, options):
     """{title: [Entry]}"""
     sizes = {name: getattr(options, name) for name in ("batch", "side", "workers", "batches")}
     ours, theirs = {"library": "package pipeline", "ours": True}, {"library": "torch pipeline"}
-    rows = [
+    package = [
         ("this package", ours, {}),
         ("this package, processes", ours, {"processes": True}),
         ("this package, decoded pictures kept", ours, {"keep": True}),
+    ]
+    plain = [
         ("DataLoader, uint8 (PILToTensor)", theirs, {}),
         ("DataLoader, float32 (ToTensor)", theirs, {"floats": True}),
     ]
+    timm = {"library": "timm pipeline"}
+    others = {"recipe": [("timm", timm, {}), ("timm, prefetcher", timm, {"prefetcher": True})]}
     return {
         f"{task}: {options.batches} batches of {options.batch}, {options.side} px, {options.workers} workers": [
             Entry(name=name, **library, task={"task": task, "folder": folder, **sizes, **more}, pause=True)
-            for name, library, more in rows
+            for name, library, more in package + others.get(task, plain)
         ]
         for task in options.tasks
     }
@@ -47,7 +51,7 @@ def contests(folder, options):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    options.add_argument("--tasks", nargs="+", default=["pretrain", "finetune"], help="pretrain, finetune")
+    options.add_argument("--tasks", nargs="+", default=["pretrain", "finetune", "recipe"], help="what is made")
     options.add_argument("--batch", type=int, default=64, help="batch size")
     options.add_argument("--batches", type=int, default=8, help="batches in a step; many, since all read ahead")
     options.add_argument("--side", type=int, default=224, help="pixels of the square images")

@@ -17,6 +17,7 @@ LIBRARIES = {
     "fcmae": pretraining.fcmae,
     "package pipeline": loaders.our_pipeline,
     "torch pipeline": loaders.torch_pipeline,
+    "timm pipeline": loaders.timm_pipeline,
 }
 
 

@@ -134,8 +134,8 @@ LOSSES = {"loss_on_all_patches": losses_on_all_patches, "no_masks_inside": losse
 
 
 def pretraining(kind):
-    def prepare(config, data, say):
-        task = pretrain.prepare(config, data, say)
+    def prepare(config, data, say, devices):
+        task = pretrain.prepare(config, data, say, devices)
         change_blocks(blocks_of(task.model), kind)
         return dataclasses.replace(task, sample_losses=LOSSES.get(kind, task.sample_losses))
 
@@ -143,8 +143,8 @@ def pretraining(kind):
 
 
 def finetuning(kind):
-    def prepare(config, data, say):
-        task = finetune.prepare(config, data, say)
+    def prepare(config, data, say, devices):
+        task = finetune.prepare(config, data, say, devices)
         change_blocks(blocks_of(task.model), kind)
         return task
 

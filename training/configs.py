@@ -6,13 +6,13 @@ from keras_convnextv2.layers import visible_count
 from keras_convnextv2.preprocessing import CROP_FRACTION
 from keras_convnextv2.sizes import DEFAULT_SIDE, SIZES
 from training.data.augmentation import CROPS
+from training.data.randaugment import RandAugment
 from training.devices import STRATEGIES
 from training.fields import nearest, require, require_types
 from training.optimizers import LADDERS
 
 CHOICES = ("last", "best")
 DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
-NO_RANDAUGMENT = "none"
 
 
 def _percent_hint(share):
@@ -249,14 +249,16 @@ class Finetune(Pictures):
     "the rate of a layer is that of the one after it times this"
     layer_decay_type: str = "single"
     "rungs of that ladder: single (one a block) or group (twelve, for Base and Large)"
-    randaugment: str = NO_RANDAUGMENT
-    "RandAugment policy, such as rand-m9-mstd0.5-inc1; none: off"
+    randaugment: str | None = None
+    "RandAugment policy, such as rand-m9-mstd0.5-inc1: level, its deviation, harder with the level; none: off"
+    color_jitter: float = 0.0
+    "brightness, contrast and saturation change by factors of up to 1 +/- this; 0: off; without effect with randaugment"
     mixup: float = 0.0
-    "alpha of mixup; 0: off"
+    "alpha of mixup; 0: off; with cutmix too, each takes half of the batches"
     cutmix: float = 0.0
     "alpha of cutmix; 0: off"
     erasing: float = 0.0
-    "chance of random erasing; 0: off"
+    "chance that a box of a picture becomes noise; 0: off"
 
     evaluation_batch_size: int = 100
     "images at once in an evaluation"
@@ -265,7 +267,7 @@ class Finetune(Pictures):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("classes", "labels_per_class", "mixup", "cutmix"):
+        for name in ("classes", "labels_per_class", "color_jitter", "mixup", "cutmix"):
             require(getattr(self, name) >= 0, f"{name} must be at least 0", getattr(self, name))
         held_out = self.validation_split
         require(0 < held_out < 1, "validation_split must be in (0, 1)", held_out, _percent_hint(held_out))
@@ -273,12 +275,20 @@ class Finetune(Pictures):
             share = getattr(self, name)
             require(0 <= share < 1, f"{name} must be in [0, 1)", share, _percent_hint(share))
         require(0 <= self.erasing <= 1, "erasing must be in [0, 1]", self.erasing, _percent_hint(self.erasing))
+        if self.randaugment is not None:
+            RandAugment.parse(self.randaugment)
+        rule = "batch_size must be even for mixup and cutmix, which mix images in pairs"
+        require(not self.mixes or self.batch_size % 2 == 0, rule, self.batch_size, f"Try {self.batch_size + 1}.")
         require(0 < self.layer_decay <= 1, "layer_decay must be in (0, 1]", self.layer_decay)
         fraction = self.crop_fraction
         require(fraction is None or 0 < fraction <= 1, "crop_fraction must be in (0, 1] or none", fraction)
         require(self.evaluation_batch_size >= 1, "evaluation_batch_size must be at least 1", self.evaluation_batch_size)
         rule = f"layer_decay_type must be one of {', '.join(LADDERS)}"
         require(self.layer_decay_type in LADDERS, rule, self.layer_decay_type, nearest(self.layer_decay_type, LADDERS))
+
+    @property
+    def mixes(self):
+        return self.mixup > 0 or self.cutmix > 0
 
     def images_of(self, source):
         return self.labels_per_class * len(source.classes) or source.count

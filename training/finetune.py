@@ -10,10 +10,15 @@ from keras import ops
 
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.network import network_layers
+from keras_convnextv2.preprocessing import channel_statistics
 from training.configs import Finetune
 from training.data import (
     Augmentation,
+    ColorJitter,
+    Erasing,
+    Mixing,
     PictureSource,
+    RandAugment,
     classification_example,
     open_source,
     require_readable,
@@ -64,15 +69,35 @@ def weights_of(init):
     return path / MODEL if path.is_dir() else init
 
 
+def augmentation(config):
+    """The Augmentation of a config; what it erases or moves in is noise or grey by the statistics of the model."""
+    mean, std = channel_statistics(config.channels)
+    change = ColorJitter(config.color_jitter) if config.color_jitter else None
+    if config.randaugment is not None:
+        change = RandAugment.parse(config.randaugment, fill=tuple(round(255 * value) for value in mean))
+    erase = Erasing(config.erasing, mean, std) if config.erasing else None
+    return Augmentation.of(config, change=change, erase=erase)
+
+
 def smoothed_losses(smoothing):
-    """(model, batch) -> (B,): cross-entropy in float32, with a share of the target spread over all classes."""
+    """(model, batch) -> (B,): cross-entropy in float32, with a share of the target spread over all classes.
+
+    Of mixed images the rest of the target is `share` of the label and 1 - share of the partner's.
+    """
 
     def sample_losses(model, batch):
         logits = ops.cast(model(batch["images"], training=True), "float32")  # (B, classes)
         log_probability = ops.log_softmax(logits, axis=-1)
-        labels = ops.expand_dims(ops.cast(batch["labels"], "int32"), -1)
-        of_label = ops.squeeze(ops.take_along_axis(log_probability, labels, axis=-1), -1)
-        return -(1.0 - smoothing) * of_label - smoothing * ops.mean(log_probability, axis=-1)
+
+        def of(labels):
+            labels = ops.expand_dims(ops.cast(labels, "int32"), -1)
+            return ops.squeeze(ops.take_along_axis(log_probability, labels, axis=-1), -1)
+
+        of_labels = of(batch["labels"])
+        if "share" in batch:
+            share = ops.cast(batch["share"], "float32")
+            of_labels = share * of_labels + (1.0 - share) * of(batch["partner_labels"])
+        return -(1.0 - smoothing) * of_labels - smoothing * ops.mean(log_probability, axis=-1)
 
     return sample_losses
 
@@ -119,7 +144,8 @@ def prepare(config, data, say, devices):
         rules=finetune_rules(config.network[0], config.layer_decay, config.layer_decay_type),
         sample_losses=smoothed_losses(config.label_smoothing),
         source=source,
-        example=classification_example(Augmentation.of(config)),
+        example=classification_example(augmentation(config)),
+        mix=Mixing(mixup=config.mixup, cutmix=config.cutmix) if config.mixes else None,
         evaluate=evaluate,
         best="top_1",
         save=lambda folder: {"model": folder.save_model(ready(classifier, config))},

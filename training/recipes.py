@@ -7,11 +7,10 @@ TRAINING.md. Where they disagree, the value that was run is taken, and a note, w
 import dataclasses
 
 from keras_convnextv2.sizes import SIZES
-from training.configs import NO_RANDAUGMENT, Finetune, Pretrain
+from training.configs import Finetune, Pretrain
 from training.fields import nearest
 
 RANDAUGMENT = "rand-m9-mstd0.5-inc1"
-OFF = {"randaugment": NO_RANDAUGMENT, "mixup": 0.0, "cutmix": 0.0, "erasing": 0.0}  # not built yet: see `require_parts`
 
 
 def columns(names, **rows):
@@ -307,16 +306,20 @@ def about(name):
 
 
 def following(config):
-    """(name of the fine-tuning recipe that fits a pre-training, settings that it needs)."""
-    same = ("size", "depths", "dims", "stem_patch_size", "image_size", "channels")
+    """(name of the fine-tuning recipe that fits a pre-training, settings that it needs).
 
-    def settings(recipe):
-        changes = {key: getattr(config, key) for key in same if getattr(recipe, key) != getattr(config, key)}
-        return changes | {key: off for key, off in OFF.items() if getattr(recipe, key) != off}
+    The recipe is the counterpart of the pre-training recipe that has most values in common with the config; of several,
+    the last one, which is for smaller sets.
+    """
 
-    candidates = {name: settings(recipe) for name, recipe in RECIPES.items() if isinstance(recipe, Finetune)}
-    name = min(candidates, key=lambda name: len(candidates[name]))
-    return name, candidates[name]
+    def other(recipe, names):
+        return {name: getattr(config, name) for name in names if getattr(recipe, name) != getattr(config, name)}
+
+    fields = [field.name for field in dataclasses.fields(Pretrain)]
+    names = [name for name, recipe in RECIPES.items() if isinstance(recipe, Pretrain)]
+    nearest_one = min(reversed(names), key=lambda name: len(other(RECIPES[name], fields)))
+    name = f"finetune_{nearest_one.rpartition('_')[2]}"
+    return name, other(RECIPES[name], ("size", "depths", "dims", "stem_patch_size", "image_size", "channels"))
 
 
 def find_recipe(name, kind):
@@ -326,11 +329,3 @@ def find_recipe(name, kind):
         rule = f"--recipe must name a {kind.__name__} recipe"
         raise ValueError(f"{rule}. Received: {name!r}. {nearest(name or '', names)}")
     return RECIPES[name]
-
-
-def require_parts(config):
-    """Raises if the config asks for an augmentation that these programs do not have yet."""
-    asked = [key for key, off in OFF.items() if getattr(config, key, off) != off]
-    if asked:
-        turned_off = " ".join(f"--set {key}={OFF[key]}" for key in asked)
-        raise ValueError(f"{', '.join(asked)} must be off: not available yet. To train without: {turned_off}")

@@ -13,7 +13,6 @@ from training.devices import open_devices
 from training.logs import Log, Terminal, in_words
 from training.loop import Plan, train
 from training.optimizers import AdamW, addressed
-from training.recipes import require_parts
 from training.steps import make_step
 from training.workdir import Workdir
 
@@ -61,7 +60,6 @@ def run(prepare, config, workdir, data, resume=False, say=None):
         evaluation, the task's facts, and `next` lines; of several processes only the chief's knows them: {} else.
     """
     say = Terminal() if say is None else say
-    require_parts(config)
     devices = open_devices(config, say)
     say = say if devices.chief else _silent
     folder = Workdir(workdir, type(config).__name__.lower(), config, data, resume, devices.chief)

@@ -5,13 +5,26 @@ import sys
 import keras  # noqa: F401  the program has it, its workers should not
 import numpy as np
 
-from training.data import Augmentation, classification_example, open_source, training_batches
+from training.data import (
+    Augmentation,
+    ColorJitter,
+    Erasing,
+    RandAugment,
+    classification_example,
+    open_source,
+    training_batches,
+)
 from training.data.augmentation import CROPS
 from training.program import spare_workers_the_program
 
 if __name__ == "__main__":
     spare_workers_the_program()
-    inner = [classification_example(Augmentation((16, 12), crop)) for crop in CROPS]
+    erase = Erasing(1.0, (0.5,) * 3, (0.2,) * 3)
+    changes = (RandAugment(probability=1.0), ColorJitter(0.4), None)
+    kinds = [
+        Augmentation((16, 12), crop, change=change, erase=erase) for crop, change in zip(CROPS, changes, strict=True)
+    ]
+    inner = [classification_example(kind) for kind in kinds]
 
     def example(rng, picture, target):
         for each in inner:

@@ -6,7 +6,7 @@ import pytest
 from tests.golden.make_recipes import FILE, resolved
 from training.configs import Finetune, Pretrain
 from training.fields import help_texts, with_settings
-from training.recipes import OFF, RECIPES, find_recipe, require_parts
+from training.recipes import RECIPES, find_recipe, following
 
 
 def test_resolved_recipes_are_the_golden_ones():
@@ -44,6 +44,9 @@ def test_settings_are_read_as_the_types_of_their_fields():
         ("warmup_epochs=100", "warmup_epochs must be less than epochs 100. Received: 100.0."),
         ("crop_scale=0.5,0.2", "smallest <= largest <= 1. Received: (0.5, 0.2)."),
         ("layer_decay_type=groups", "one of single, group. Received: 'groups'. Closest: group."),
+        ("randaugment=m9", "such as rand-m9-mstd0.5-inc1, or none. Received: 'm9'."),
+        ("erasing=25", "erasing must be in [0, 1]. Received: 25.0. Did you mean 0.25?"),
+        ("color_jitter=-1", "color_jitter must be at least 0. Received: -1.0."),
         ("dtype=int8", "dtype must be one of float32, mixed_bfloat16. Received: 'int8'."),
     ],
 )
@@ -91,9 +94,19 @@ def test_unknown_recipe_names_the_closest():
         find_recipe(None, Pretrain)
 
 
-def test_parts_that_are_not_here_stop_the_program_unless_turned_off():
-    with pytest.raises(ValueError, match="randaugment, erasing must be off.*--set randaugment=none --set erasing=0"):
-        require_parts(RECIPES["finetune_atto"])
-    for recipe in RECIPES.values():
-        if isinstance(recipe, Finetune):
-            require_parts(with_settings(recipe, [f"{key}={off}" for key, off in OFF.items()]))
+@pytest.mark.parametrize("alpha", ["mixup", "cutmix"])
+def test_pairs_need_an_even_batch(alpha):
+    config = Finetune(size="atto", batch_size=15)  # without mixing any batch will do
+    with pytest.raises(ValueError, match="batch_size must be even for mixup and cutmix.*Received: 15. Try 16."):
+        dataclasses.replace(config, **{alpha: 0.8})
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if isinstance(recipe, Pretrain)])
+def test_every_pre_training_recipe_is_followed_by_its_own_fine_tuning(name):
+    expected = f"finetune_{name.rpartition('_')[2]}"
+    assert following(RECIPES[name]) == (expected, {})
+    longer = dataclasses.replace(RECIPES[name], epochs=3, warmup_epochs=0.0, seed=7)
+    assert following(longer) == (expected, {})
+    greyer = dataclasses.replace(RECIPES[name], channels=1, stem_patch_size=1)
+    changes = {"channels": 1, "stem_patch_size": 1}
+    assert following(greyer) == (expected, {k: v for k, v in changes.items() if getattr(RECIPES[expected], k) != v})

@@ -14,11 +14,19 @@ import pytest
 from absl import flags
 
 import keras_convnextv2 as kc
-from tests.training.data.conftest import write_picture
+from keras_convnextv2.layers.preprocessing import Preprocessing
+from tests.training.data.conftest import GOLDEN, write_picture
 from training import finetune, pretrain, program
 from training import quiet as quiet_module
 from training.configs import Finetune, Pretrain
-from training.data import UnreadableImage, evaluation_batches, open_source
+from training.data import (
+    ColorJitter,
+    RandAugment,
+    UnreadableImage,
+    evaluation_batches,
+    open_source,
+    training_batches,
+)
 from training.fields import with_settings
 from training.recipes import RECIPES, following
 from training.run import averaging, run
@@ -267,6 +275,58 @@ def test_smoothed_loss_equals_the_formula():
     log_probability = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -(target * log_probability).sum(axis=1)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(losses), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_the_loss_of_mixed_pictures_equals_timms(kind):
+    labels, logits = GOLDEN["mixed/labels"], GOLDEN["mixed/logits"]
+    share = np.full(len(labels), GOLDEN[f"mixed/{kind}_share"], "float32")
+    batch = {"images": logits, "labels": labels, "partner_labels": labels[[1, 0, 3, 2, 5, 4]], "share": share}
+    losses = finetune.smoothed_losses(0.1)(lambda images, training: images, batch)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(losses), GOLDEN[f"mixed/{kind}_losses"], rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "changes, change, erases, mixes",
+    [
+        ({"randaugment": "rand-m5", "color_jitter": 0.4, "erasing": 0.25}, RandAugment, True, False),
+        ({"color_jitter": 0.4, "mixup": 0.3}, ColorJitter, False, True),
+        ({"cutmix": 1.0}, type(None), False, True),
+        ({"crop": "random_resized"}, type(None), False, False),
+    ],
+)
+def test_a_batch_is_8_bit_unless_it_is_erased_or_mixed(changes, change, erases, mixes):
+    config = dataclasses.replace(FINETUNE, **changes)
+    task = finetune.prepare(config, DATA, quiet)
+    augmentation = finetune.augmentation(config)
+    assert isinstance(augmentation.change, change) and (task.mix is not None) == mixes
+    sizes = {"batch_size": 4, "seed": 0, "first_step": 0, "steps": 3, "workers": 1}
+    for batch in training_batches(task.source, task.example, mix=task.mix, **sizes):
+        assert batch["images"].dtype == ("float32" if erases or mixes else "uint8")
+        assert batch["images"].shape == (4, 16, 12, 3) and batch["labels"].dtype == np.int32
+        assert ("share" in batch) == ("partner_labels" in batch) == mixes
+
+
+def test_what_comes_from_outside_a_picture_is_the_mean_of_the_model():
+    config = dataclasses.replace(FINETUNE, randaugment="rand-m9-mstd0.5-inc1", erasing=1.0)
+    augmentation = finetune.augmentation(config)
+    assert augmentation.change.fill == (124, 116, 104)
+    noise = augmentation.erase(np.random.default_rng(0), np.zeros((16, 12, 3), "uint8"))
+    noise = noise[(noise != 0).all(-1)]
+    expected = np.random.default_rng(0)
+    expected.random(23)
+    expected = expected.standard_normal((len(noise), 3), "float32")
+    normalised = Preprocessing()(noise[None, :, None])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(normalised)[0, :, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["finetune_atto", "finetune_tiny", "finetune_22k_nano", "finetune_22k_1k_nano"])
+def test_the_papers_recipes_run_as_they_stand(name, tmp_path):
+    small = {key: TINY[key] for key in ("depths", "dims", "stem_patch_size", "image_size", "batch_size", "log_every")}
+    recipe = dataclasses.replace(RECIPES[name], **small, steps=2)
+    assert recipe.randaugment == "rand-m9-mstd0.5-inc1" and recipe.erasing == 0.25
+    results = run(finetune.prepare, recipe, str(tmp_path / "run"), DATA, say=quiet)
+    assert results["steps"] == 2 and np.isfinite(results["loss"])
 
 
 @pytest.mark.slow

@@ -1,16 +1,22 @@
-"""Pictures for training and evaluation: sources, augmentation, examples, and the pipeline that makes batches."""
+"""Pictures for training and evaluation: sources, augmentation, examples, mixing, and the pipeline of batches."""
 
-from training.data.augmentation import Augmentation
+from training.data.augmentation import Augmentation, ColorJitter, Erasing
 from training.data.checking import require_readable
 from training.data.decode import UnreadableImage
 from training.data.examples import classification_example, pretraining_example
+from training.data.mixing import Mixing
 from training.data.picture_source import PictureSource, StreamSource, take_per_class
 from training.data.pipeline import evaluation_batches, training_batches
+from training.data.randaugment import RandAugment
 from training.data.sources import open_source
 
 __all__ = [
     "Augmentation",
+    "ColorJitter",
+    "Erasing",
+    "Mixing",
     "PictureSource",
+    "RandAugment",
     "StreamSource",
     "UnreadableImage",
     "classification_example",

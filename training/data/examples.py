@@ -9,7 +9,7 @@ from training.data.masks import random_visible
 
 
 def pretraining_example(augmentation, patches, visible):
-    """`images` uint8 (h, w, C) and `visible` int32 (K,): K = visible of that many patches."""
+    """`images` (h, w, C) of the augmentation and `visible` int32 (K,): K = visible of that many patches."""
 
     def example(rng, picture, target):
         return {"images": augmentation(rng, picture), "visible": random_visible(rng, patches, visible)}
@@ -18,7 +18,7 @@ def pretraining_example(augmentation, patches, visible):
 
 
 def classification_example(augmentation):
-    """`images` uint8 (h, w, C) and `labels` int32 ()."""
+    """`images` (h, w, C) of the augmentation and `labels` int32 ()."""
 
     def example(rng, picture, target):
         return {"images": augmentation(rng, picture), "labels": np.int32(target)}

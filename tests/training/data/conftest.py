@@ -1,3 +1,5 @@
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,6 +7,7 @@ from PIL import Image
 from training.data import Augmentation, classification_example, pretraining_example, training_batches
 
 CLASSES = ("cat", "dog", "eel")
+GOLDEN = np.load(pathlib.Path(__file__).parents[2] / "golden" / "augmentation.npz")
 
 
 def write_picture(path, seed, size=(24, 20)):
@@ -54,3 +57,11 @@ def assert_shares_make_up(whole, shares):
             assert part.keys() == batch.keys()
         for key in batch:
             np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), batch[key])
+
+
+def assert_close_moments(ours, name):
+    """Means and deviations of columns, within 4 standard errors of those of two samples."""
+    mean, deviation, count = (GOLDEN[f"{name}_{what}"] for what in ("mean", "deviation", "count"))
+    error = np.sqrt(1 / len(ours) + 1 / count)
+    np.testing.assert_array_less(np.abs(np.mean(ours, 0) - mean), 4 * deviation * error)
+    np.testing.assert_allclose(np.std(ours, 0), deviation, rtol=0.06)

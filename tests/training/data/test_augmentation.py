@@ -4,10 +4,11 @@ import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 
+from tests.training.data.conftest import GOLDEN, assert_close_moments
 from training.data import augmentation
-from training.data.augmentation import Augmentation
+from training.data.augmentation import Augmentation, ColorJitter, Erasing
 from training.data.decode import Encoded, Pixels
 
 
@@ -21,7 +22,7 @@ def generators(count):
 
 def windows_of(size, scale, count=3000):
     """(top, left, height, width) of crops, each an array."""
-    draws = (rng.random((2, augmentation.CROP_ATTEMPTS + 1)) for rng in generators(count))
+    draws = (rng.random((2, augmentation.ATTEMPTS + 1)) for rng in generators(count))
     return np.array([augmentation.crop_window(numbers, size, scale) for numbers in draws]).T
 
 
@@ -92,6 +93,80 @@ def test_half_of_the_pictures_are_flipped(channels):
         np.array_equal(image, picture.array) for image, mirrored in zip(done, turned, strict=True) if not mirrored
     )
     assert abs(turned.mean() - 0.5) < 0.06  # four standard deviations
+
+
+def test_changes_and_erasing_come_after_crop_and_flip():
+    picture, seen = noise(24, 20), []
+
+    def change(rng, image):
+        seen.append(rng.random())
+        return image.point(lambda value: value // 2)
+
+    def erase(rng, array):
+        seen.append(rng.random())
+        return array + np.float32(0.25)
+
+    both = Augmentation((24, 20), "none", flip=True, change=change, erase=erase)
+    done = both(np.random.default_rng(3), picture)
+    flip, *numbers = np.random.default_rng(3).random(3)
+    assert seen == numbers
+    np.testing.assert_array_equal(done, (picture.array[:, ::-1] if flip < 0.5 else picture.array) // 2 + 0.25)
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.fixture(scope="module")
+def erased():
+    """[(normalised picture, where it is noise)] of a constant one, and their count."""
+    erase, size = Erasing(0.25, MEAN, STD), tuple(GOLDEN["size"])
+    constant = np.full((*size, 3), 200, "uint8")
+    done = [erase(rng, constant) for rng in generators(10_000)]
+    assert all(picture.dtype == np.float32 for picture in done)
+    changed = [((picture / 255 - MEAN) / STD, (picture != 200).any(-1)) for picture in done if (picture != 200).any()]
+    return changed
+
+
+def test_erased_windows_are_distributed_as_timms(erased):
+    windows = []
+    for _, noisy in erased:
+        places = np.argwhere(noisy)
+        (top, left), (bottom, right) = places.min(0), places.max(0) + 1
+        height, width = bottom - top, right - left
+        assert noisy.sum() == height * width
+        windows.append((height * width, np.log(width / height), top, left, height, width))
+    assert_close_moments(windows, "erased/window")
+    assert abs(len(windows) - GOLDEN["erased/window_count"]) < 4 * np.sqrt(2 * 10_000 * 0.25 * 0.75)
+
+
+def test_erased_pixels_are_unit_noise_after_normalisation_and_not_clipped(erased):
+    pixels = np.concatenate([picture[noisy] for picture, noisy in erased[:200]])
+    assert len(pixels) > 50_000
+    np.testing.assert_allclose(pixels.mean(0), 0, atol=0.02)
+    np.testing.assert_allclose(pixels.std(0), 1, atol=0.02)
+    low = -np.array(MEAN) / STD  # black
+    assert (pixels < low).any() and abs(np.corrcoef(pixels.T) - np.eye(3)).max() < 0.02
+
+
+def test_color_jitter_is_off_at_nothing_and_equals_pillow_in_some_order():
+    image = Image.fromarray(noise(9, 13).array)
+    np.testing.assert_array_equal(ColorJitter(0.0)(np.random.default_rng(0), image), image)
+    rng = np.random.default_rng(5)
+    factors, order = rng.uniform(0.6, 1.4, 3), rng.permutation(3)
+    expected = image
+    for which in order:
+        kind = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[which]
+        expected = kind(expected).enhance(factors[which])
+    np.testing.assert_array_equal(ColorJitter(0.4)(np.random.default_rng(5), image), expected)
+
+
+def test_a_strong_jitter_has_no_negative_factor(monkeypatch):
+    seen = []
+    record = augmentation.OPERATIONS["color"].__class__(lambda image, factor, canvas: seen.append(factor))
+    monkeypatch.setattr(augmentation, "OPERATIONS", dict.fromkeys(augmentation.JITTERED, record))
+    for rng in generators(200):
+        ColorJitter(3.0)(rng, None)
+    assert 0 <= min(seen) < 0.1 and 3.9 < max(seen) <= 4
 
 
 def test_a_picture_of_the_size_is_not_resized():
