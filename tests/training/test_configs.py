@@ -47,7 +47,7 @@ def test_settings_are_read_as_the_types_of_their_fields():
         ("randaugment=m9", "such as rand-m9-mstd0.5-inc1, or none. Received: 'm9'."),
         ("erasing=25", "erasing must be in [0, 1]. Received: 25.0. Did you mean 0.25?"),
         ("color_jitter=-1", "color_jitter must be at least 0. Received: -1.0."),
-        ("dtype=int8", "dtype must be one of float32, mixed_bfloat16. Received: 'int8'."),
+        ("dtype=int8", "dtype must be one of float32, mixed_bfloat16, mixed_float16. Received: 'int8'."),
     ],
 )
 def test_bad_settings_say_what_came_and_what_works(setting, message):
