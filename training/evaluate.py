@@ -45,8 +45,8 @@ class Evaluate(Look):
 
 def run(config, model, data, workdir, say):
     """Measures and writes; returns what results.json holds."""
-    trained = open_trained(model, config.image_size, config.crop_fraction)
     folder = Results(workdir, "evaluate", config, model, data)
+    trained = open_trained(model, config.image_size, config.crop_fraction)
     check_model_channels(trained)
     classifier = trained.classifier()
     source = open_labelled(config, trained, data, say)

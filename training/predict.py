@@ -49,8 +49,8 @@ def run(config, model, data, workdir, say):
     """
     data = [data] if isinstance(data, str) else list(data)
     files = [file for one in data for file in files_of(one)]
-    trained = open_trained(model, config.image_size, config.crop_fraction)
     folder = Results(workdir, "predict", config, model, " ".join(data))
+    trained = open_trained(model, config.image_size, config.crop_fraction)
     check_model_channels(trained)
     classifier = trained.classifier()
     say(f"{len(files):,} pictures, {picture_in_words(trained)}")

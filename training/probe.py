@@ -81,8 +81,8 @@ class Probe(Look):
 
 def run(config, model, data, workdir, say):
     """Measures and writes; returns what results.json holds."""
-    trained = open_trained(model, config.image_size, config.crop_fraction)
     folder = Results(workdir, "probe", config, model, data)
+    trained = open_trained(model, config.image_size, config.crop_fraction)
     check_model_channels(trained)
     encoder, how = trained.encoder()
     opening = Finetune(size="atto", channels=trained.channels, validation_split=config.validation_split)

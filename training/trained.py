@@ -94,8 +94,8 @@ class Trained:
     def fingerprint(self):
         """A text that differs where the weights do."""
         summed = hashlib.sha256()
-        for variable in self.model.variables:
-            summed.update(f"{variable.path} {tuple(variable.shape)}".encode())
+        for variable in self.model.weights:
+            summed.update(f"{tuple(variable.shape)} ".encode())
             summed.update(keras.ops.convert_to_numpy(variable).tobytes())
         return summed.hexdigest()[:16]
 
@@ -139,9 +139,10 @@ def _of_keras_file(name, path):
     fixed = tuple(side or DEFAULT_SIDE for side in model.input_shape[1:3])
     size = tuple(recipe.get("image_size", fixed))
     crop = recipe.get("crop_fraction", _crop(size))
-    names = kc.class_names(model) or _names_in_results(path.with_name(RESULTS)) if record else kc.class_names(model)
+    names = kc.class_names(model) or (_names_in_results(path.with_name(RESULTS)) if record else None)
+    named = {"names": names and tuple(names)} if names or record else _imagenet(model)
     facts = {"image_size": size, "crop_fraction": crop, "record": record}
-    return Trained(name=name, model=model, **_named(model, names), **facts)
+    return Trained(name=name, model=model, **named, **facts)
 
 
 def _loaded(path):
@@ -174,7 +175,7 @@ def _of_weights(name, image_size):
         load_recognised(model, found, name)
     crop = (None if preset.crop_mode == "squash" else preset.crop) if preset else _crop(image_size or side)
     facts = {"image_size": side, "crop_fraction": crop, "published": preset is not None}
-    return Trained(name=name, model=model, **_named(model, None), **facts)
+    return Trained(name=name, model=model, **_imagenet(model), **facts)
 
 
 def _crop(size):
@@ -183,11 +184,11 @@ def _crop(size):
     return None if mode == "squash" else fraction
 
 
-def _named(model, names):
-    """{"names": ..., "ids": ...} of a model's outputs: its own, else ImageNet's where there are a thousand."""
+def _imagenet(model):
+    """{"names": ..., "ids": ...} of outputs that nobody named: ImageNet's where there are a thousand, else {}."""
     ids, words = zip(*imagenet_classes(), strict=True)
-    if names is not None or model.output_shape[-1] != len(ids) or not _has_head(model):
-        return {"names": None if names is None else tuple(names)}
+    if model.output_shape[-1] != len(ids) or not _has_head(model):
+        return {}
     twice = {word for word, count in collections.Counter(words).items() if count > 1}
     pairs = zip(ids, words, strict=True)
     return {"names": tuple(f"{word} ({id})" if word in twice else word for id, word in pairs), "ids": ids}
