@@ -203,7 +203,9 @@ def _has_head(model):
 
 def _at_size(model, size):
     """The same weights for pictures of another size."""
-    copy = keras.models.clone_model(model, input_tensors=keras.Input((*size, model.input_shape[-1]), name="images"))
+    images = keras.Input((*size, model.input_shape[-1]), name="images")
+    with without_notes():  # Keras imports TensorFlow to clone, whatever the backend
+        copy = keras.models.clone_model(model, input_tensors=images)
     copy.set_weights(model.get_weights())
     return copy
 

@@ -36,16 +36,18 @@ def test_the_gradient_is_that_of_finite_differences():
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_the_gradient_is_zero_where_it_ends(batch_norm):
     features, labels = draws()
-    linear = fit_linear(features, labels, classes=3, l2=0.01, batch_norm=batch_norm)
+    linear = fit_linear(features, labels, classes=3, l2=0.01, batch_norm=batch_norm, gradient=1e-6)
     x = (features - features.mean(0)) / np.sqrt(features.var(0) + EPSILON) if batch_norm else features
     _, by_kernel, by_bias = loss_and_gradient(x, np.eye(3)[labels], linear.kernel, linear.bias[None], 0.01)
-    assert linear.converged and max(np.abs(by_kernel).max(), np.abs(by_bias).max()) < 1e-5
+    assert linear.converged and max(np.abs(by_kernel).max(), np.abs(by_bias).max()) < 1e-6
     np.testing.assert_allclose(linear(features), x @ linear.kernel + linear.bias)
 
 
 def test_two_classes_on_one_feature_are_the_solution_by_hand():
     """x = -1, 1 for classes 0, 1 and difference d of the two weights: d / 2 * l2 = 1 / (1 + exp(d))."""
-    linear = fit_linear(np.array([[-1.0], [1.0]]), np.array([0, 1]), classes=2, l2=0.25, batch_norm=False)
+    linear = fit_linear(
+        np.array([[-1.0], [1.0]]), np.array([0, 1]), classes=2, l2=0.25, batch_norm=False, gradient=1e-7
+    )
     d = linear.kernel[0, 1] - linear.kernel[0, 0]
     assert d / 2 * 0.25 == pytest.approx(1 / (1 + np.exp(d)), abs=1e-5)
     assert linear.bias[1] == pytest.approx(linear.bias[0], abs=1e-5)
@@ -53,15 +55,17 @@ def test_two_classes_on_one_feature_are_the_solution_by_hand():
 
 def test_the_scale_of_a_feature_is_nothing_to_the_batch_norm():
     features, labels = draws()
-    ours = fit_linear(features, labels, classes=3, l2=0.01)(features)
-    scaled = fit_linear(features * 1000 + 7, labels, classes=3, l2=0.01)(features * 1000 + 7)
+    options = {"classes": 3, "l2": 0.01, "gradient": 1e-6}
+    ours = fit_linear(features, labels, **options)(features)
+    scaled = fit_linear(features * 1000 + 7, labels, **options)(features * 1000 + 7)
     np.testing.assert_allclose(scaled, ours, atol=1e-3)
 
 
 def test_another_start_ends_in_the_same_place():
     features, labels = draws()
-    start = fit_linear(features, labels, classes=3, l2=1.0)
-    ours, theirs = (fit_linear(features, labels, classes=3, l2=0.01, start=first) for first in (start, None))
+    options = {"classes": 3, "gradient": 1e-6}
+    start = fit_linear(features, labels, **options, l2=1.0)
+    ours, theirs = (fit_linear(features, labels, **options, l2=0.01, start=first) for first in (start, None))
     np.testing.assert_allclose(ours.kernel, theirs.kernel, atol=2e-3)
 
 
