@@ -16,6 +16,12 @@ LARGE = 160  # pixels: smaller pictures are enlarged and must stay sharp, larger
 GREY = 128  # of a hidden patch
 COLUMNS = 6
 LONGEST_NAME = 18  # characters of a class name that fit above its picture
+NUMBERED = 16  # classes: up to so many a confusion matrix has numbers in its cells
+NAMED = 100  # up to so many it has names on its axes; beyond, the most frequent confusions are written beside it
+SIDE = 1600  # pixels that a larger matrix takes about
+FAINTEST = 0.2  # colour of one answer among many, where 1 is all: without a number in its cell it must be seen
+LISTED = 30  # confusions beside a large matrix
+SHEET_COLUMNS = 8
 LEAK = (
     "With norm_pix_loss the network predicts only the pattern of a hidden patch: the mean and deviation of each hidden "
     "patch (its brightness and contrast, and so much of its colour) come from the original picture."
@@ -122,6 +128,96 @@ def prediction_grid(images, labels, probabilities, classes, path=None, limit=12)
     return _saved(figure, path)
 
 
+def confusion_matrix(counts, classes, answers=None, path=None):
+    """A figure of which class was taken for which: a row a true class, a column an answer, its colour the row's share.
+
+    Up to NUMBERED classes the counts stand in the cells, up to NAMED the names on the axes. With more a cell is some
+    pixels, and the most frequent confusions are listed beside.
+
+    Args:
+        counts: pictures, int.
+        classes: names of the rows.
+        answers: names of the columns, those of the rows first and in their order; `classes` if None.
+        path: where to write a PNG.
+    Returns:
+        A `matplotlib.figure.Figure`.
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: counts that do not fit the names.
+    Shapes:
+        counts (len(classes), len(answers)).
+    """
+    counts, classes = np.asarray(counts), list(classes)
+    answers = classes if answers is None else list(answers)
+    if counts.shape != (len(classes), len(answers)) or not counts.size:
+        expected = (len(classes), len(answers))
+        raise ValueError(f"counts must have a row a class and a column an answer, {expected}. Received: {counts.shape}")
+    images = counts.sum(axis=1, keepdims=True)
+    share = np.where(images > 0, counts / np.maximum(images, 1), np.nan)  # a class without pictures stays grey
+    large = max(counts.shape) > NAMED
+    figure, ax = (_large_axes if large else _named_axes)(classes, answers)
+    numbered = max(counts.shape) <= NUMBERED
+    shade = share if numbered else np.where(share > 0, FAINTEST + (1 - FAINTEST) * share, share)
+    ax.set_facecolor("lightgrey")
+    ax.imshow(shade, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="auto" if large else "equal")
+    if numbered:
+        for (row, column), count in np.ndenumerate(counts):
+            colour = "white" if share[row, column] > 0.5 else "black" if count else "silver"
+            ax.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+    ax.set(xlabel="answer", ylabel="true class")
+    if large:
+        ax.set(xlabel="number of the answer", ylabel="number of the true class")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.get_major_locator().set_params(integer=True)
+        worst = [f"{_short(a)} as {_short(b)}: {n} of {of}" for a, b, n, of in confusions(counts, classes, answers)]
+        text = "\n".join(["most frequent confusions", *worst[:LISTED]])
+        ax.annotate(text, (1, 1), (12, 0), "axes fraction", "offset points", va="top", fontsize=9)
+    return _saved(figure, path)
+
+
+def confusions(counts, classes, answers=None):
+    """[(true class, answer, pictures, of so many)] of the wrong answers, the most frequent ones first."""
+    counts, answers = np.asarray(counts), classes if answers is None else answers
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
+    cells = zip(*np.unravel_index(order, counts.shape), strict=True)
+    return [(classes[row], answers[column], int(counts[row, column]), int(counts[row].sum())) for row, column in cells]
+
+
+def contact_sheet(pictures, captions, path=None):
+    """A figure of pictures of any sizes with a text below each.
+
+    Args:
+        pictures: arrays (h, w, 1 or 3), 0..255.
+        captions: a text for each; each of its lines is shortened to the width.
+        path: where to write a PNG.
+    Returns:
+        A `matplotlib.figure.Figure`.
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: no picture, or another number of captions.
+    """
+    if not pictures or len(pictures) != len(captions):
+        raise ValueError(
+            f"a contact sheet needs pictures and a caption for each. Received: {len(pictures)} and {len(captions)}"
+        )
+    columns = min(len(pictures), SHEET_COLUMNS)
+    rows = -(-len(pictures) // columns)
+    step = 1.1 + 0.1 * max(caption.count("\n") + 1 for caption in captions)  # of a row, where a picture's side is 1
+    figure = _figure(max(2.0, 1.1 * CELL * columns), CELL * step * rows)
+    ax = figure.subplots()
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        (shown,) = _displayed(np.asarray(picture)[None])
+        left, top = 1.1 * (number % columns), step * (number // columns)
+        height, width = np.array(shown.shape[:2]) / max(shown.shape[:2]) / 2
+        _picture(ax, shown, extent=(left + 0.5 - width, left + 0.5 + width, top + 0.5 + height, top + 0.5 - height))
+        text = "\n".join(map(_short, caption.split("\n")))
+        ax.text(left + 0.5, top + 1.02, text, fontsize=7, ha="center", va="top")
+    ax.set(xlim=(-0.05, 1.1 * columns - 0.05), ylim=(step * rows, -0.05), aspect="equal")
+    return _saved(figure, path)
+
+
 def curves(tables, path=None, x="step", y="loss", title=None):
     """A figure of curves, such as the losses or accuracies of several runs.
 
@@ -157,13 +253,39 @@ def curves(tables, path=None, x="step", y="loss", title=None):
     return _saved(figure, path)
 
 
+def _named_axes(classes, answers):
+    """(figure, axes) with the names of rows and columns."""
+    size = max(len(classes), len(answers))
+    cell = 0.45 if size <= NUMBERED else max(0.13, 0.3 - 0.002 * size)
+    font = 8 if size <= NUMBERED else 6
+    names = [[_short(name) for name in each] for each in (classes, answers)]
+    room = 0.09 * font / 8 * max(len(name) for each in names for name in each) + 0.5
+    figure = _figure(max(3.0, cell * len(answers) + room), max(2.5, cell * len(classes) + room))
+    ax = figure.subplots()
+    ax.set_yticks(range(len(classes)), names[0], fontsize=font)
+    ax.set_xticks(range(len(answers)), names[1], fontsize=font, rotation=90)
+    return figure, ax
+
+
+def _large_axes(classes, answers):
+    """(figure, axes) whose cells are the same whole number of pixels each, with room on the right."""
+    cell = max(2, SIDE // max(len(classes), len(answers)))
+    width, height = (cell * len(names) / DPI for names in (answers, classes))
+    left, right, bottom, top = 0.75, 4.0, 0.625, 0.25  # inches, whole pixels
+    total = left + width + right, bottom + max(height, 6.0) + top
+    figure = _figure(*total, layout=None)
+    place = left / total[0], 1 - (top + height) / total[1], width / total[0], height / total[1]
+    return figure, figure.add_axes(place)
+
+
 def _figure(width, height, layout="constrained"):
     try:
         from matplotlib.figure import Figure  # never pyplot: no global state, no window, no chosen backend
     except ImportError as error:
         raise ImportError('figures need matplotlib. Install it: pip install "keras_convnextv2[plots]"') from error
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
-    figure.get_layout_engine().set(h_pad=0.07, w_pad=0.06)
+    if layout is not None:
+        figure.get_layout_engine().set(h_pad=0.07, w_pad=0.06)
     return figure
 
 
@@ -173,9 +295,9 @@ def _saved(figure, path):
     return figure
 
 
-def _picture(ax, picture):
+def _picture(ax, picture, extent=None):
     interpolation = "nearest" if min(picture.shape[:2]) < LARGE else "antialiased"
-    ax.imshow(picture, vmin=0, vmax=255, cmap="gray", interpolation=interpolation)
+    ax.imshow(picture, vmin=0, vmax=255, cmap="gray", interpolation=interpolation, extent=extent)
     ax.set(xticks=[], yticks=[])
     for side in ax.spines.values():
         side.set_visible(False)

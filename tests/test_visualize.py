@@ -185,3 +185,57 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it fails, as when it is missing
     with pytest.raises(ImportError, match=r'pip install "keras_convnextv2\[plots\]"'):
         visualize.curves({"loss": [(0, 1.0)]})
+
+
+@needs_matplotlib
+def test_a_confusion_matrix_has_counts_names_and_the_share_of_each_row(tmp_path):
+    counts = np.array([[3, 1, 0], [0, 0, 0], [2, 0, 2]])
+    figure = visualize.confusion_matrix(counts, CLASSES, path=tmp_path / "c.png")
+    (ax,) = figure.axes
+    assert [text.get_text() for text in ax.texts] == list("310000202")
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(CLASSES)
+    shown = np.asarray(ax.images[0].get_array())
+    np.testing.assert_allclose(shown[[0, 2]], [[0.75, 0.25, 0], [0.5, 0, 0.5]])
+    assert np.ma.getmaskarray(ax.images[0].get_array())[1].all() or np.isnan(shown[1]).all()
+    assert min(png_size(tmp_path / "c.png")) > 250
+
+
+@needs_matplotlib
+def test_a_large_confusion_matrix_lists_the_most_frequent_confusions(tmp_path):
+    counts = 10 * np.eye(200, dtype=int)
+    counts[7, 9], counts[150, 3] = 4, 6
+    names = [f"c{i}" for i in range(200)]
+    figure = visualize.confusion_matrix(counts, names, path=tmp_path / "c.png")
+    (ax,) = figure.axes
+    listed = ax.texts[0].get_text().splitlines()
+    assert listed == ["most frequent confusions", "c150 as c3: 6 of 16", "c7 as c9: 4 of 14"]
+    box = ax.get_window_extent()
+    assert (box.x0, box.width, box.height) == pytest.approx((96, 1600, 1600))  # each cell has its whole pixels
+    assert min(png_size(tmp_path / "c.png")) >= 1600
+
+
+def test_confusions_by_hand():
+    counts = np.array([[5, 1, 2], [4, 0, 0]])
+    expected = [("a", "b", 1), ("a", "x", 2), ("b", "a", 4)]
+    found = visualize.confusions(counts, ["a", "b"], ["a", "b", "x"])
+    assert [row[:3] for row in found] == sorted(expected, key=lambda row: -row[2])
+    assert [row[3] for row in found] == [4, 8, 8]
+
+
+@needs_matplotlib
+def test_a_contact_sheet_keeps_the_shape_of_each_picture(tmp_path):
+    images = [np.full((40, 20, 3), 200, "uint8"), np.full((10, 30, 1), 9, "uint8")] * 5
+    figure = visualize.contact_sheet(images, ["a name that is much too long\n87%"] * 10, tmp_path / "s.png")
+    (ax,) = figure.axes
+    left, right, bottom, top = ax.images[0].get_extent()
+    assert (bottom - top) / (right - left) == pytest.approx(2)
+    assert len(ax.images) == 10 and ax.texts[0].get_text() == "a name that is mu\u2026\n87%"
+    assert min(png_size(tmp_path / "s.png")) > 250
+
+
+@needs_matplotlib
+def test_what_does_not_fit_the_names_is_refused():
+    with pytest.raises(ValueError, match=r"a row a class and a column an answer, \(2, 3\). Received: \(3, 2\)"):
+        visualize.confusion_matrix(np.zeros((3, 2), int), ["a", "b"], ["a", "b", "c"])
+    with pytest.raises(ValueError, match="a caption for each. Received: 1 and 2"):
+        visualize.contact_sheet([np.zeros((4, 4, 3))], ["a", "b"])

@@ -36,6 +36,7 @@ SINGLE = {
 }
 SEVERAL = {
     tuple[int, ...]: "whole numbers, such as 3,3,9,3",
+    tuple[float, ...]: "numbers, such as 0.1,0.01",
     tuple[int, int]: "two whole numbers, such as 224,192",
     tuple[float, float]: "two numbers, such as 0.2,1.0",
 }

@@ -108,7 +108,7 @@ class Workdir:
                 f"--resume needs a --workdir that holds a run ({RECIPE}). Received: {str(self.path)!r}. "
                 "Leave --resume out to start one there."
             )
-        theirs, ours = _written(self.path / RECIPE), json.loads(json.dumps(self._record))
+        theirs, ours = read_record(self.path / RECIPE), json.loads(json.dumps(self._record))
         for key in ("program", "data"):
             if theirs[key] != ours[key]:
                 raise ValueError(f"--resume needs the run's own {key}, {theirs[key]!r}. Received: {ours[key]!r}.")
@@ -123,7 +123,7 @@ def recorded(path, kind):
     """(config, data) of the run in a folder, whose config must be of this class."""
     if not (pathlib.Path(path) / RECIPE).is_file():
         raise ValueError(f"--resume needs a --workdir that holds a run ({RECIPE}). Received: {str(path)!r}.")
-    held = _written(pathlib.Path(path) / RECIPE)
+    held = read_record(pathlib.Path(path) / RECIPE)
     if held["program"] != kind.__name__.lower():
         rule = f"--resume needs the run's own program, {held['program']!r}"
         raise ValueError(f"{rule}. Received: {kind.__name__.lower()!r}.")
@@ -132,7 +132,7 @@ def recorded(path, kind):
     return kind(**values), held["data"]
 
 
-def _written(file):
+def read_record(file):
     """What a recipe.json holds."""
     try:
         held = json.loads(file.read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ from training.data.checking import require_readable
 from training.data.decode import UnreadableImage
 from training.data.examples import classification_example, pretraining_example
 from training.data.mixing import Mixing
-from training.data.picture_source import PictureSource, StreamSource, take_per_class
+from training.data.picture_source import PictureSource, StreamSource, indices_per_class, take_per_class
 from training.data.pipeline import evaluation_batches, training_batches
 from training.data.randaugment import RandAugment
 from training.data.sources import open_source
@@ -21,6 +21,7 @@ __all__ = [
     "UnreadableImage",
     "classification_example",
     "evaluation_batches",
+    "indices_per_class",
     "open_source",
     "pretraining_example",
     "require_readable",

@@ -35,6 +35,11 @@ def open_folder(path, split, channels, keep=None, validation_split=0.1):
     return PictureSource(f"folder:{path} ({split})", read, len(files), **kinds)
 
 
+def pictures_in(path):
+    """The paths of all pictures at any depth of a folder, sorted."""
+    return _pictures(os.path.expanduser(path))
+
+
 def is_split(path):
     """Whether the folder has a train or a test of its own."""
     root = os.path.expanduser(path)
@@ -45,6 +50,8 @@ def _labelled(root, split, validation_split):
     train, test = _first(root, _TRAIN), _first(root, _TEST)
     if not train and not test and _subfolders(root):
         return _divided(root, split, validation_split)
+    if split == "all":
+        raise ValueError(f"all pictures together need a folder without train and test. Received: {root!r}")
     folder, names = (train, _TRAIN) if split == "train" else (test, _TEST)
     if folder is None:
         raise FileNotFoundError(
@@ -89,7 +96,7 @@ def _divided(root, split, share):
     visited = _real(root, *(os.path.join(root, name) for name in classes))
     for label, name in enumerate(classes):
         found = _pictures(os.path.join(root, name), visited)
-        if len(found) < 2:
+        if len(found) < 2 and split != "all":
             raise FileNotFoundError(
                 f"a class needs two pictures or more, one to train on and one held out. Received: {len(found)} in "
                 f"{printable(os.path.join(root, name))}; other layout: {LAYOUT}"
@@ -98,9 +105,11 @@ def _divided(root, split, share):
         count = sum(rank < share for rank, _ in ranked)
         count = min(max(count, 1), len(found) - 1)
         held_out = {file for _, file in ranked[:count]}
-        chosen = [file for file in found if (file in held_out) == (split == "test")]
+        chosen = found if split == "all" else [file for file in found if (file in held_out) == (split == "test")]
         files += chosen
         labels += [label] * len(chosen)
+    if not files:
+        raise FileNotFoundError(_no_pictures(root))
     return files, classes, labels
 
 

@@ -159,12 +159,17 @@ def take_per_class(source, n, seed):
         raise ValueError(f"a number per class needs pictures in any order. Received: {source.name}, which is a stream")
     if not source.labelled:
         raise ValueError(f"a number per class needs labels. Received: {source.name}. Open its train split")
+    return source.subset(indices_per_class(source.labels, source.classes, n, seed, source.name))
+
+
+def indices_per_class(labels, classes, n, seed, whose):
+    """Those of the pictures that `take_per_class` takes, in their order."""
     chosen = []
-    for label, name in enumerate(source.classes):
-        members = np.flatnonzero(source.labels == label)
+    for label, name in enumerate(classes):
+        members = np.flatnonzero(labels == label)
         if len(members) < n or n < 1:
             raise ValueError(
-                f"{source.name} has {len(members)} pictures of {name!r}, so n must be 1 .. that. Received: {n!r}"
+                f"{whose} has {len(members)} pictures of {name!r}, so n must be 1 .. that. Received: {n!r}"
             )
         chosen.append(generator(seed, SUBSET, label).permutation(members)[:n])
-    return source.subset(np.sort(np.concatenate(chosen)))
+    return np.sort(np.concatenate(chosen))

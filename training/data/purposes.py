@@ -2,7 +2,7 @@
 
 import numpy as np
 
-ORDER, SAMPLE, MIX, WINDOW_BORDER, WINDOW, SUBSET = range(1, 7)
+ORDER, SAMPLE, MIX, WINDOW_BORDER, WINDOW, SUBSET, VALIDATION = range(1, 8)
 
 
 def generator(seed, purpose, *numbers):

@@ -19,7 +19,8 @@ def open_source(spec, split, *, channels=3, keep=None, validation_split=0.1):
         spec: `shapes` (drawn, nothing to download; `shapes:COUNT` draws that many for each split), `folder:PATH`
             (PATH/train/<class>/*, PATH/test or val/<class>/*; for unlabelled pictures any folder of pictures) or
             `tfds:NAME` (prepared before with tensorflow-datasets).
-        split: `train` (labelled), `unlabelled` (whatever can be pre-trained on) or `test` (labelled, held out).
+        split: `train` (labelled), `unlabelled` (whatever can be pre-trained on) or `test` (labelled, held out); of a
+            folder without train and test also `all` (labelled).
         channels: 3 for RGB, 1 for grey; pictures of the other kind are converted.
         keep: keep decoded pictures in memory; None: where all of them fit.
         validation_split: the share of a folder without train and test, one folder a class, that is held out.
@@ -28,9 +29,11 @@ def open_source(spec, split, *, channels=3, keep=None, validation_split=0.1):
         channels.
     """
     check_channels(channels)
-    if split not in SPLITS:
+    if split not in (*SPLITS, "all"):
         raise ValueError(f"split must be one of {', '.join(SPLITS)}. Received: {split!r}")
     kind, _, rest = spec.partition(":")
+    if split == "all" and kind != "folder":
+        raise ValueError(f"all pictures together need a folder without train and test. Received: {spec!r}")
     if kind == "shapes":
         return _open_shapes(rest, split, channels)
     if kind == "folder" and rest:

@@ -172,3 +172,19 @@ def test_a_name_that_is_no_utf8_is_named(folder):
     source = open_source(f"folder:{folder}", "train")
     with pytest.raises(UnreadableImage, match=r"cannot read the image .*caf\\xe9.png: not a picture"):
         source.picture(4)
+
+
+def test_all_pictures_of_a_folder_without_train_and_test(tmp_path):
+    for name, count in (("a", 1), ("b", 3), ("c", 0)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            write_picture(tmp_path / name / f"{number}.png", number)
+    source = open_source(f"folder:{tmp_path}", "all")
+    assert (source.classes, source.labels.tolist()) == (("a", "b", "c"), [0, 1, 1, 1])
+    with pytest.raises(FileNotFoundError, match="a class needs two pictures or more"):
+        open_source(f"folder:{tmp_path}", "test")
+    with pytest.raises(ValueError, match="all pictures together need a folder without train and test. Received: 'sh"):
+        open_source("shapes", "all")
+    (tmp_path / "test").mkdir()
+    with pytest.raises(ValueError, match="all pictures together need a folder without train and test. Received: '/"):
+        open_source(f"folder:{tmp_path}", "all")
