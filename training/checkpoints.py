@@ -15,7 +15,7 @@ from absl import logging
 from keras import ops
 
 from keras_convnextv2.whole import write_whole
-from training.devices import OneDevice
+from training.devices import ONE
 
 META = "meta"
 MAY_DIFFER = (
@@ -140,9 +140,9 @@ class Checkpoints:
         devices: of several processes that share the folder the chief writes, and says which file is read.
     """
 
-    def __init__(self, folder, variables, *, meta, count=2, devices=None):
+    def __init__(self, folder, variables, *, meta, count=2, devices=ONE):
         self.folder, self.variables, self.meta, self.count = pathlib.Path(folder), variables, meta, count
-        self.devices = devices or OneDevice()
+        self.devices = devices
         if self.devices.chief:
             self.folder.mkdir(parents=True, exist_ok=True)
 

@@ -79,6 +79,9 @@ class OneDevice:
             raise ValueError(f"all processes must have the same {what}. Received: another in process {where}.")
 
 
+ONE = OneDevice()
+
+
 class Replicas(OneDevice):
     """The replicas of a `tf.distribute` strategy."""
 

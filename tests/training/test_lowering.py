@@ -8,7 +8,7 @@ from keras import ops
 from keras_convnextv2 import kernels
 from tests.training.test_programs import DATA, FINETUNE, PRETRAIN, quiet
 from training import finetune, pretrain
-from training.devices import OneDevice
+from training.devices import ONE
 from training.run import make_step_of
 
 BACKEND = keras.backend.backend()
@@ -20,12 +20,12 @@ def step_and_batch(program, **changes):
     """The step of a program with everything on, and rows for it."""
     prepare, config = PROGRAMS[program]
     config = type(config)(**{**vars(config), "accumulation": 2, "clip_norm": 0.5, "ema": 0.9, **changes})
-    task = prepare(config, DATA, quiet, OneDevice())
+    task = prepare(config, DATA, quiet, ONE)
     rng = np.random.default_rng(0)
     sample = task.source.readable(0, lambda picture, label: task.example(rng, picture, label))
     sample.pop("substituted", None)
     rows = {key: np.stack([value] * config.batch_size) for key, value in sample.items()}
-    return make_step_of(config, task, 0.9, OneDevice()), rows
+    return make_step_of(config, task, 0.9, ONE), rows
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="jax.export is JAX's")

@@ -27,6 +27,7 @@ from training.data import (
     open_source,
     training_batches,
 )
+from training.devices import ONE
 from training.fields import with_settings
 from training.recipes import RECIPES, following
 from training.run import averaging, run
@@ -297,7 +298,7 @@ def test_the_loss_of_mixed_pictures_equals_timms(kind):
 )
 def test_a_batch_is_8_bit_unless_it_is_erased_or_mixed(changes, change, erases, mixes):
     config = dataclasses.replace(FINETUNE, **changes)
-    task = finetune.prepare(config, DATA, quiet)
+    task = finetune.prepare(config, DATA, quiet, ONE)
     augmentation = finetune.augmentation(config)
     assert isinstance(augmentation.change, change) and (task.mix is not None) == mixes
     sizes = {"batch_size": 4, "seed": 0, "first_step": 0, "steps": 3, "workers": 1}

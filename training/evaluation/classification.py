@@ -4,12 +4,10 @@ import keras
 import numpy as np
 
 from training.data import evaluation_batches
-from training.devices import OneDevice
+from training.devices import ONE
 
 
-def outputs_of(
-    predict, source, *, batch_size, image_size, crop_fraction, workers=None, weights=None, devices=OneDevice()
-):
+def outputs_of(predict, source, *, batch_size, image_size, crop_fraction, workers=None, weights=None, devices=ONE):
     """(outputs (n, ...), labels (n,) or None) of a source, batch by batch, each picture once.
 
     Args:
@@ -24,7 +22,7 @@ def outputs_of(
         yield keras.ops.convert_to_numpy(predict(rows["images"], weights))[:count], labels
 
 
-def top_1(predict, source, *, devices=OneDevice(), **look):
+def top_1(predict, source, *, devices=ONE, **look):
     """Percent of the source's pictures whose label has the largest logit.
 
     Args:

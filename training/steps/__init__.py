@@ -4,7 +4,7 @@ import importlib
 
 import keras
 
-from training.devices import OneDevice
+from training.devices import ONE
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -26,7 +26,7 @@ def make_step(
     ema_decay=None,
     scaled_loss=False,
     jit=None,
-    devices=None,
+    devices=ONE,
 ):
     """A Step of the running backend (the protocol is written down in step.py).
 
@@ -39,17 +39,17 @@ def make_step(
         ema_decay: keep `a = decay * a + (1 - decay) * w` of all trained weights after each update; None: no average.
         scaled_loss: multiply the loss by a scale of its own making, as float16 needs.
         jit: let XLA compile, where the backend has it; None: where it pays.
-        devices: from `open_devices`, in whose scope the model was made; None: one.
+        devices: from `open_devices`, in whose scope the model was made.
     """
     jit = _backend().jit_pays() if jit is None else jit
     options = {"accumulation": accumulation, "clip_norm": clip_norm, "ema_decay": ema_decay, "jit": jit}
-    options |= {"scaled_loss": scaled_loss, "devices": devices or OneDevice()}
+    options |= {"scaled_loss": scaled_loss, "devices": devices}
     return _backend().Step(model, optimizer, sample_losses, **options)
 
 
-def make_predict(model, *, jit=None, devices=None):
+def make_predict(model, *, jit=None, devices=ONE):
     """`predict(images, weights=None) -> outputs`, compiled; `weights` (as `step.average`) stand in for the model's.
 
     Of several processes each gives its own images, as many as the others.
     """
-    return _backend().make_predict(model, _backend().jit_pays() if jit is None else jit, devices or OneDevice())
+    return _backend().make_predict(model, _backend().jit_pays() if jit is None else jit, devices)
