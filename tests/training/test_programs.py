@@ -368,7 +368,10 @@ def test_explain_prints_the_recipe_and_stops(tmp_path):
     "given, message",
     [
         (["--recipe", "fcmae_ato", "--data", DATA], "Received: 'fcmae_ato'. Closest: fcmae_atto"),
-        (["--recipe", "fcmae_atto", "--workdir", "x"], "--data must be shapes, folder:PATH or tfds:NAME"),
+        (
+            ["--recipe", "fcmae_atto", "--workdir", "x"],
+            "--data must be shapes, shapes:COUNT, folder:PATH, records:PATH or tfds:NAME",
+        ),
         (["--recipe", "fcmae_atto", "shapes"], "Received: 'shapes'. Did you mean --data shapes?"),
         (["--recipe", "fcmae_atto", "--data", DATA], "--workdir must name a folder"),
     ],

@@ -1,8 +1,8 @@
 """Batches for training and for evaluation by grain, as dicts of numpy arrays for every backend.
 
 Sample i since the start of training is at place i % N in the order of epoch i // N, and all that is random about it
-comes from one generator of (seed, i). So a batch is a function of its step: it does not depend on where a run was resumed, on
-the number of workers, or on the backend.
+comes from one generator of (seed, i). So a batch is a function of its step: it does not depend on where a run was
+resumed, on the number of workers, or on the backend.
 """
 
 import concurrent.futures
