@@ -17,7 +17,7 @@ from keras import ops
 from keras_convnextv2.whole import write_whole
 
 META = "meta"
-MAY_DIFFER = ("epochs", "steps", "workers", "worker_processes", "log_every", "choose")  # when a run goes on
+MAY_DIFFER = ("epochs", "steps", "workers", "worker_processes", "download", "log_every", "choose")  # when a run goes on
 BEST = "best.npz"
 _NAME = "step_{:08d}.npz"
 _PATTERN = re.compile(r"step_(\d{8,})\.npz")

@@ -69,7 +69,7 @@ def smoothed_losses(smoothing):
 
 def open_labelled(config, data, say):
     """(training source, test source), whose classes fit each other and the config; says what is odd about them."""
-    options = {"channels": config.channels, "validation_split": config.validation_split}
+    options = {"channels": config.channels, "validation_split": config.validation_split, "download": config.download}
     sources = [open_source(data, split, **options) for split in (SPLIT, "test")]
     classes, test_classes = (source.classes for source in sources)
     require(classes == test_classes, f"training and test pictures must have the same classes {classes}", test_classes)

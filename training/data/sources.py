@@ -13,18 +13,18 @@ SPLITS = ("train", "unlabelled", "test")
 SPECS = "shapes, shapes:COUNT, folder:PATH, records:PATH or tfds:NAME"  # what `--data` takes
 
 
-def open_source(spec, split, *, channels=3, keep=None, validation_split=0.1):
+def open_source(spec, split, *, channels=3, keep=None, validation_split=0.1, download=False):
     """A source of pictures.
 
     Args:
         spec: `shapes` (drawn, nothing to download; `shapes:COUNT` draws that many for each split), `folder:PATH`
             (PATH/train/<class>/*, PATH/test or val/<class>/*; for unlabelled pictures any folder of pictures),
-            `records:PATH` (a folder that `training.pack` has packed) or `tfds:NAME` (prepared before with
-            tensorflow-datasets).
+            `records:PATH` (a folder that `training.pack` has packed) or `tfds:NAME` (of tensorflow-datasets).
         split: `train` (labelled), `unlabelled` (whatever can be pre-trained on) or `test` (labelled, held out).
         channels: 3 for RGB, 1 for grey; pictures of the other kind are converted.
         keep: keep decoded pictures in memory; None: where all of them fit.
         validation_split: the share of a folder without train and test, one folder a class, that is held out.
+        download: download and prepare a `tfds` set that is not prepared.
     Returns:
         A PictureSource, or a StreamSource for `tfds` sets that do not fit in memory. Both have name, count, classes,
         channels.
@@ -40,7 +40,7 @@ def open_source(spec, split, *, channels=3, keep=None, validation_split=0.1):
     if kind == "records" and rest:
         return open_records(rest, split, channels, keep)
     if kind == "tfds" and rest:
-        return open_prepared(rest, split, channels, keep)
+        return open_prepared(rest, split, channels, keep, download)
     raise ValueError(f"data must be {SPECS}. Received: {spec!r}")
 
 
