@@ -12,15 +12,16 @@ SCALES = {"pretrain": (0.2, 1.0), "finetune": (0.08, 1.0)}
 PATCH, RATIO = 32, 0.6  # of the mask
 
 
-def our_pipeline(task, folder, batch, side, workers, batches, keep=False, processes=False):
+def our_pipeline(task, folder, batch, side, workers, batches, keep=False, processes=False, packed=False):
     from keras_convnextv2.layers import visible_count
     from training import data
 
     augmentation, pretrain = data.Augmentation((side, side), crop_scale=SCALES[task]), task == "pretrain"
     patches = (side // PATCH) ** 2
     masked = data.pretraining_example(augmentation, patches, visible_count(patches, RATIO))
+    data_text = f"records:{folder}/packed" if packed else f"folder:{folder}"
     loader = data.training_batches(
-        data.open_source(f"folder:{folder}", "unlabelled" if pretrain else "train", keep=keep),
+        data.open_source(data_text, "unlabelled" if pretrain else "train", keep=keep),
         masked if pretrain else data.classification_example(augmentation),
         batch_size=batch,
         seed=0,
