@@ -1,8 +1,8 @@
 """A packed set as long as ImageNet-22K: `python -m benchmarks.records`.
 
-The index is as long as that of 14,197,122 pictures in 256 files of 21,841 classes; the files are links to two, which hold
-drawn pictures of 64 px over and over, so that little disk is needed. Beside it a set of 4000 in one file. Measured in
-processes of their own: memory, seconds to the first batch, and those to choose one picture of each class.
+The index is as long as that of 14,197,122 pictures in 256 files of 21,841 classes; the files are links to two, which
+hold drawn pictures of 64 px over and over, so that little disk is needed. Beside it a set of 4000 in one file. Measured
+in processes of their own: memory, seconds to the first batch, and those to choose one picture of each class.
 """
 
 import argparse
@@ -90,9 +90,8 @@ def main():
         print(json.dumps(measure(options.measure, options.processes)))
         return
     print(f"{machine()}; {COUNT:,} pictures in {FILES} files, batches of {BATCH} at {SIDE} px\n")
-    print(
-        "| | resident after imports, MB | reading, MB | first batch, s | one of each class, s |\n|---|---:|---:|---:|---:|"
-    )
+    columns = "resident after imports, MB | reading, MB | first batch, s | one of each class, s"
+    print(f"| | {columns} |\n|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for name, sizes in {"4000": (4000, 10, 1), f"{COUNT:,}": (COUNT, CLASSES, FILES)}.items():
             make(pathlib.Path(folder, name), *sizes)
