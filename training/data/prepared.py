@@ -20,7 +20,7 @@ _SPLITS = {  # of ours, theirs: the first one that is there
 
 
 def open_prepared(name, split, channels, keep=None, download=False):
-    """The pictures of one split. Sets whose encoded pictures fit in memory are read whole, larger ones are streamed.
+    """The pictures of one split. Of sets that cannot be read at random, those that fit in memory encoded are read whole.
 
     Args:
         download: download and prepare the set where it is not prepared, for reading at random.
@@ -42,7 +42,7 @@ def open_prepared(name, split, channels, keep=None, download=False):
     if isinstance(records, _Stream) and not small:
         return StreamSource(title, records.begin, len(records), **kinds)
     held = list(records) if isinstance(records, _Stream) else records
-    labels = np.array([label for _, label in records], "int32") if labelled and small else None
+    labels = np.array([label for _, label in held], "int32") if labelled and small else None
 
     def read(index):
         encoded, label = held[index]
