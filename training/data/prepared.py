@@ -20,7 +20,7 @@ _SPLITS = {  # of ours, theirs: the first one that is there
 
 
 def open_prepared(name, split, channels, keep=None, download=False):
-    """The pictures of one split. Of sets that cannot be read at random, those that fit in memory encoded are read whole.
+    """The pictures of one split. Sets in other formats are read whole where they fit in memory, else streamed.
 
     Args:
         download: download and prepare the set where it is not prepared, for reading at random.
