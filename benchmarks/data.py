@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 
 from benchmarks.contest import Entry, run
+from training.pack import pack
 
 
 def unpack(folder):
@@ -31,6 +32,7 @@ def contests(folder, options):
     ours, theirs = {"library": "package pipeline", "ours": True}, {"library": "torch pipeline"}
     package = [
         ("this package", ours, {}),
+        ("this package, records", ours, {"packed": True}),
         ("this package, processes", ours, {"processes": True}),
         ("this package, decoded pictures kept", ours, {"keep": True}),
     ]
@@ -62,6 +64,7 @@ def main():
     options = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         unpack(folder)
+        pack(f"folder:{folder}", f"{folder}/packed", say=lambda text, progress=False: None)
         run("input pipelines", contests(folder, options), options)
 
 

@@ -14,7 +14,7 @@ PATCH, RATIO = 32, 0.6  # of the mask
 POLICY, ERASING, ALPHAS = "rand-m9-mstd0.5-inc1", 0.25, {"mixup": 0.8, "cutmix": 1.0}
 
 
-def our_pipeline(task, folder, batch, side, workers, batches, keep=False, processes=False):
+def our_pipeline(task, folder, batch, side, workers, batches, keep=False, processes=False, packed=False):
     from keras_convnextv2.layers import visible_count
     from keras_convnextv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD
     from training import data
@@ -28,8 +28,9 @@ def our_pipeline(task, folder, batch, side, workers, batches, keep=False, proces
     augmentation = data.Augmentation((side, side), crop_scale=SCALES[task], **more)
     patches = (side // PATCH) ** 2
     masked = data.pretraining_example(augmentation, patches, visible_count(patches, RATIO))
+    data_text = f"records:{folder}/packed" if packed else f"folder:{folder}"
     loader = data.training_batches(
-        data.open_source(f"folder:{folder}", "unlabelled" if pretrain else "train", keep=keep),
+        data.open_source(data_text, "unlabelled" if pretrain else "train", keep=keep),
         masked if pretrain else data.classification_example(augmentation),
         batch_size=batch,
         seed=0,

@@ -23,6 +23,7 @@ MAY_DIFFER = (
     "steps",
     "workers",
     "worker_processes",
+    "download",
     "devices",
     "strategy",
     "log_every",

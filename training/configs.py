@@ -75,6 +75,8 @@ class Run:
     "threads that prepare pictures; 0: one a core"
     worker_processes: int = 0
     "processes that prepare pictures, in place of threads; 0: threads"
+    download: bool = False
+    "download and prepare tfds:NAME where it is not prepared"
     jit: bool | None = None
     "let XLA compile the step; none: where it pays, which is on JAX and, with TensorFlow, not on CPUs"
     seed: int = 0

@@ -6,6 +6,7 @@ python -m training.finetune --recipe finetune_cifar --data folder:PATH --workdir
 import pathlib
 
 import keras
+import numpy as np
 from keras import ops
 
 import keras_convnextv2 as kc
@@ -104,7 +105,7 @@ def smoothed_losses(smoothing):
 
 def open_labelled(config, data, say):
     """(training source, test source), whose classes fit each other and the config; says what is odd about them."""
-    options = {"channels": config.channels, "validation_split": config.validation_split}
+    options = {"channels": config.channels, "validation_split": config.validation_split, "download": config.download}
     sources = [open_source(data, split, **options) for split in (SPLIT, "test")]
     classes, test_classes = (source.classes for source in sources)
     require(classes == test_classes, f"training and test pictures must have the same classes {classes}", test_classes)
@@ -113,8 +114,9 @@ def open_labelled(config, data, say):
     require(fits, f"classes must be {len(classes)}, those of {sources[0].name}", given, "Leave it out to ask the data.")
     if len(classes) == 1:
         say(f"there is one class alone, {classes[0]!r}: every answer will be right")
-    if isinstance(sources[1], PictureSource):
-        lacking = [name for label, name in enumerate(classes) if label not in set(sources[1].labels.tolist())]
+    if isinstance(sources[1], PictureSource) and sources[1].labels is not None:
+        counts = np.bincount(sources[1].labels, minlength=len(classes))
+        lacking = [name for name, count in zip(classes, counts, strict=True) if not count]
         if lacking:
             say(f"{sources[1].name} has no picture of {', '.join(lacking)}: the accuracy says nothing about them")
     if config.labels_per_class:

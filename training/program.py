@@ -11,6 +11,7 @@ from training import cost
 from training.checkpoints import NotFinite
 from training.configs import Finetune
 from training.data import open_source
+from training.data.sources import SPECS
 from training.fields import help_texts, with_settings
 from training.logs import Terminal, duration
 from training.loop import Stopped
@@ -23,7 +24,7 @@ from training.workdir import recorded
 def define_flags(values=flags.FLAGS):
     """A new knob goes into a config, never here."""
     flags.DEFINE_string("recipe", None, "Name of the recipe.", flag_values=values)
-    flags.DEFINE_string("data", None, "shapes, folder:PATH or tfds:NAME.", flag_values=values)
+    flags.DEFINE_string("data", None, f"{SPECS}.", flag_values=values)
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     flags.DEFINE_bool(
         "resume", False, "Go on with the run in --workdir, which knows its recipe and data.", flag_values=values
@@ -149,7 +150,7 @@ def _main(argv, kind, prepare, split):
             print(explain(values.recipe, config, images, values.set, classes))
             return 0
         if not data:
-            raise ValueError("--data must be shapes, folder:PATH or tfds:NAME. Received: none. Try --data shapes.")
+            raise ValueError(f"--data must be {SPECS}. Received: none. Try --data shapes.")
         if line := keep_memory():
             logging.info(line)
         for library in ("jax", "tensorflow"):  # they report each kind of device they lack, and each reduction

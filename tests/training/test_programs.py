@@ -485,7 +485,10 @@ def test_explain_has_the_rate_of_each_layer_and_what_the_run_needs():
     "given, message",
     [
         (["--recipe", "fcmae_ato", "--data", DATA], "Received: 'fcmae_ato'. Closest: fcmae_atto"),
-        (["--recipe", "fcmae_atto", "--workdir", "x"], "--data must be shapes, folder:PATH or tfds:NAME"),
+        (
+            ["--recipe", "fcmae_atto", "--workdir", "x"],
+            "--data must be shapes, shapes:COUNT, folder:PATH, records:PATH or tfds:NAME",
+        ),
         (["--recipe", "fcmae_atto", "shapes"], "Received: 'shapes'. Did you mean --data shapes?"),
         (["--recipe", "fcmae_atto", "--data", DATA], "--workdir must name a folder"),
     ],

@@ -20,15 +20,7 @@ def open_folder(path, split, channels, keep=None, validation_split=0.1):
     Args:
         validation_split: the share of a folder without train and test that is held out.
     """
-    root = os.path.expanduser(path)
-    if not os.path.isdir(root):
-        raise FileNotFoundError(f"folder:PATH needs a folder, laid out as {LAYOUT}. Received: {path!r}")
-    if split == "unlabelled":
-        files, classes, labels = _pictures(_first(root, _TRAIN) or root), (), None
-        if not files:
-            raise FileNotFoundError(_no_pictures(_first(root, _TRAIN) or root))
-    else:
-        files, classes, labels = _labelled(root, split, validation_split)
+    files, classes, labels = listed(path, split, validation_split)
     read = lambda index: open_file(files[index], channels)  # noqa: E731
     keep = fit_in_memory(read, len(files), channels) if keep is None else keep
     kinds = {"channels": channels, "classes": classes, "labels": labels, "keep": keep}
@@ -38,6 +30,31 @@ def open_folder(path, split, channels, keep=None, validation_split=0.1):
 def pictures_in(path):
     """The paths of all pictures at any depth of a folder, sorted."""
     return _pictures(os.path.expanduser(path))
+
+
+def listed(path, split, validation_split=0.1):
+    """(paths, classes, labels or None) of the pictures of one split."""
+    root = _root(path)
+    if split != "unlabelled":
+        return _labelled(root, split, validation_split)
+    folder = _first(root, _TRAIN) or root
+    if not (files := _pictures(folder)):
+        raise FileNotFoundError(_no_pictures(folder))
+    return files, (), None
+
+
+def splits_of(path):
+    """Those that a folder has; of a folder of pictures without any folder in it, `unlabelled`."""
+    root = _root(path)
+    there = tuple(split for split, names in (("train", _TRAIN), ("test", _TEST)) if _first(root, names))
+    return there or (("train", "test") if _subfolders(root) else ("unlabelled",))
+
+
+def _root(path):
+    root = os.path.expanduser(path)
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"folder:PATH needs a folder, laid out as {LAYOUT}. Received: {path!r}")
+    return root
 
 
 def is_split(path):

@@ -18,23 +18,27 @@ class PictureSource:
     """Pictures that can be read in any order.
 
     Args:
-        read: function of an index, returning uint8 (H, W, channels) or an `Encoded`, or raising UnreadableImage.
+        read: function of an index, returning uint8 (H, W, channels) or an `Encoded`, or raising UnreadableImage; where
+            a label is read with its picture, (picture, label or None).
         classes: names in the order of their labels; () for pictures without labels.
-        labels: int32 (count,), or None.
+        labels: int32 (count,), or a function that returns them, or None.
+        labelled: whether pictures have labels, also where nobody has them all (labels None).
         keep: decode every picture once and keep it, for sets that `fit_in_memory`.
     """
 
-    def __init__(self, name, read, count, *, channels, classes=(), labels=None, keep=False):
+    def __init__(self, name, read, count, *, channels, classes=(), labels=None, labelled=None, keep=False):
         self.name, self.count, self.channels, self.classes = name, int(count), channels, tuple(classes)
-        self.labels = None if labels is None else np.asarray(labels, "int32")
+        self.labelled = labels is not None if labelled is None else labelled
+        self._labels = labels if labels is None or callable(labels) else np.asarray(labels, "int32")
         self._read, self._keep = read, keep
-        self._kept = {}
+        self._kept = {}  # index: (`Pixels`, label)
         self._unreadable = {}  # index: reason
         self._lock = threading.Lock()
 
     @property
-    def labelled(self):
-        return self.labels is not None
+    def labels(self):
+        """int32 (count,), or None: there are none, or they are read with the pictures alone."""
+        return np.asarray(self._labels(), "int32") if callable(self._labels) else self._labels
 
     def picture(self, index):
         """uint8 (H, W, channels); raises UnreadableImage. Safe to call from many threads."""
@@ -42,15 +46,18 @@ class PictureSource:
 
     def opened(self, index):
         """(`Pixels` or `Encoded`, label or None): what is not kept is decoded only as far as its window asks for."""
-        label = None if self.labels is None else self.labels[index]
         if index in self._kept:
-            return self._kept[index], label
+            return self._kept[index]
         picture = self._read(index)
+        if isinstance(picture, tuple):
+            picture, label = picture
+        else:
+            label = None if self._labels is None else self._labels[index]
         if self._keep and isinstance(picture, Encoded):
             picture = picture.array
         if isinstance(picture, np.ndarray):
             picture = Pixels(picture)
-        return (self._kept.setdefault(index, picture) if self._keep else picture), label
+        return self._kept.setdefault(index, (picture, label)) if self._keep else (picture, label)
 
     def readable(self, index, prepare):
         """What `prepare` makes of (picture, label) number `index`, a dict, and `substituted`.
@@ -71,9 +78,9 @@ class PictureSource:
     def subset(self, indices):
         """A source of the pictures with these indices, in this order."""
         indices = np.asarray(indices)
-        labels = None if self.labels is None else self.labels[indices]
-        read = lambda index: self.opened(int(indices[index]))[0]  # noqa: E731
-        kinds = {"channels": self.channels, "classes": self.classes}
+        labels = None if self._labels is None else self.labels[indices]
+        read = lambda index: self.opened(int(indices[index]))  # noqa: E731
+        kinds = {"channels": self.channels, "classes": self.classes, "labelled": self.labelled}
         return PictureSource(self.name, read, len(indices), labels=labels, **kinds)
 
     def __getstate__(self):
@@ -159,14 +166,18 @@ def take_per_class(source, n, seed):
         raise ValueError(f"a number per class needs pictures in any order. Received: {source.name}, which is a stream")
     if not source.labelled:
         raise ValueError(f"a number per class needs labels. Received: {source.name}. Open its train split")
+    if source.labels is None:
+        raise ValueError(f"a number per class needs all labels. Received: {source.name}, which has them in its records")
     return source.subset(indices_per_class(source.labels, source.classes, n, seed, source.name))
 
 
 def indices_per_class(labels, classes, n, seed, whose):
     """Those of the pictures that `take_per_class` takes, in their order."""
+    by_label = np.argsort(labels, kind="stable")
+    ends = np.cumsum(np.bincount(labels, minlength=len(classes)))
     chosen = []
     for label, name in enumerate(classes):
-        members = np.flatnonzero(labels == label)
+        members = by_label[ends[label - 1] if label else 0 : ends[label]]
         if len(members) < n or n < 1:
             raise ValueError(
                 f"{whose} has {len(members)} pictures of {name!r}, so n must be 1 .. that. Received: {n!r}"

@@ -40,8 +40,8 @@ def training_batches(
             one after the other, and reads no others; of a stream it reads all records and decodes its own. `mix` gets
             the same rng in all of them.
     Returns:
-        An iterator of dicts of arrays (rows, ...): those of `example`, and `substituted` bool (B,), which is true for a
-        sample whose picture could not be read and was replaced by another one.
+        An iterator of dicts of arrays (rows, ...): those of `example`, and `substituted` bool (rows,), which is true
+        for a sample whose picture could not be read and was replaced by another one.
     Raises:
         UnreadableImage: no picture can be read, or one of a stream.
     """

@@ -7,23 +7,25 @@ from training.data.decode import check_channels, to_channels
 from training.data.folder import open_folder
 from training.data.picture_source import PictureSource
 from training.data.prepared import open_prepared
+from training.data.records import open_records
 
 SPLITS = ("train", "unlabelled", "test")
-_SPECS = "shapes, shapes:COUNT, folder:PATH or tfds:NAME"
+SPECS = "shapes, shapes:COUNT, folder:PATH, records:PATH or tfds:NAME"  # what `--data` takes
 
 
-def open_source(spec, split, *, channels=3, keep=None, validation_split=0.1):
+def open_source(spec, split, *, channels=3, keep=None, validation_split=0.1, download=False):
     """A source of pictures.
 
     Args:
         spec: `shapes` (drawn, nothing to download; `shapes:COUNT` draws that many for each split), `folder:PATH`
-            (PATH/train/<class>/*, PATH/test or val/<class>/*; for unlabelled pictures any folder of pictures) or
-            `tfds:NAME` (prepared before with tensorflow-datasets).
+            (PATH/train/<class>/*, PATH/test or val/<class>/*; for unlabelled pictures any folder of pictures),
+            `records:PATH` (a folder that `training.pack` has packed) or `tfds:NAME` (of tensorflow-datasets).
         split: `train` (labelled), `unlabelled` (whatever can be pre-trained on) or `test` (labelled, held out); of a
             folder without train and test also `all` (labelled).
         channels: 3 for RGB, 1 for grey; pictures of the other kind are converted.
         keep: keep decoded pictures in memory; None: where all of them fit.
         validation_split: the share of a folder without train and test, one folder a class, that is held out.
+        download: download and prepare a `tfds` set that is not prepared.
     Returns:
         A PictureSource, or a StreamSource for `tfds` sets that do not fit in memory. Both have name, count, classes,
         channels.
@@ -38,9 +40,11 @@ def open_source(spec, split, *, channels=3, keep=None, validation_split=0.1):
         return _open_shapes(rest, split, channels)
     if kind == "folder" and rest:
         return open_folder(rest, split, channels, keep, validation_split)
+    if kind == "records" and rest:
+        return open_records(rest, split, channels, keep)
     if kind == "tfds" and rest:
-        return open_prepared(rest, split, channels, keep)
-    raise ValueError(f"data must be {_SPECS}. Received: {spec!r}")
+        return open_prepared(rest, split, channels, keep, download)
+    raise ValueError(f"data must be {SPECS}. Received: {spec!r}")
 
 
 def _open_shapes(count, split, channels):

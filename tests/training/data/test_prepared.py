@@ -1,10 +1,18 @@
 import functools
 
+import cloudpickle
 import numpy as np
 import pytest
 
 from tests.training.data.conftest import assert_shares_make_up, batches_of
-from training.data import StreamSource, evaluation_batches, open_source, take_per_class
+from training.data import (
+    PictureSource,
+    StreamSource,
+    UnreadableImage,
+    evaluation_batches,
+    open_source,
+    take_per_class,
+)
 from training.data import picture_source as picture_source_module
 from training.data import prepared as prepared_module
 
@@ -77,9 +85,15 @@ class TinyColours(tfds.core.GeneratorBasedBuilder):
 
 
 @pytest.fixture
-def tiny_colours(tmp_path, monkeypatch):
+def tiny_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds, "builder", functools.partial(tfds.builder, data_dir=str(tmp_path)))
-    tfds.builder("tiny_colours").download_and_prepare()  # nothing to download: its pictures are made
+
+
+@pytest.fixture(params=["tfrecord", "array_record"])
+def tiny_colours(tiny_folder, request):
+    builder = tfds.builder("tiny_colours", file_format=request.param)
+    builder.download_and_prepare()  # nothing to download: its pictures are made
+    return request.param
 
 
 def test_a_set_on_disk_is_read_and_an_unlabelled_test_split_passed_over(tiny_colours):
@@ -93,6 +107,50 @@ def test_a_set_on_disk_is_read_and_an_unlabelled_test_split_passed_over(tiny_col
     assert open_source("tfds:tiny_colours", "unlabelled").count == 6
     held_out = open_source("tfds:tiny_colours", "test")
     assert held_out.count == 4 and sorted(held_out.labels) == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("tiny_colours", ["array_record"], indirect=True)
+def test_array_records_are_read_at_random_whatever_their_size(tiny_colours, monkeypatch):
+    small = open_source("tfds:tiny_colours", "train")
+    monkeypatch.setattr(prepared_module, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(prepared_module, "_require_tensorflow", None)  # calling it would fail
+    large = open_source("tfds:tiny_colours", "train")
+    assert isinstance(large, PictureSource) and large.labelled and large.labels is None
+    sent = cloudpickle.loads(cloudpickle.dumps(large))
+    for k in (3, 0, 5):
+        for source in (large, sent):
+            np.testing.assert_array_equal(source.picture(k), small.picture(k))
+            assert source.opened(k)[1] == small.labels[k]
+    with pytest.raises(ValueError, match="needs all labels. Received: tfds:tiny_colours .*has them in its records"):
+        take_per_class(large, 1, 0)
+    options = {"batch_size": 3, "image_size": (8, 9), "steps": 4, "crop": "random_resized"}
+    for batch, twin in zip(batches(large, **options), batches(small, **options), strict=True):
+        np.testing.assert_array_equal(batch["images"], twin["images"])
+        np.testing.assert_array_equal(batch["labels"], twin["labels"])
+
+
+@pytest.mark.parametrize("tiny_colours", ["array_record"], indirect=True)
+def test_a_damaged_array_record_is_named(tiny_colours, tmp_path):
+    (path,) = tmp_path.glob("tiny_colours/*/*-train.array_record-*")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PNG", data.index(b"PNG") + 1) + 20] ^= 255
+    path.write_bytes(data)
+    source = open_source("tfds:tiny_colours", "unlabelled", keep=False)
+    with pytest.raises(UnreadableImage, match=rf"^cannot read record 1 of {path}: .*mismatch[^\n]*$"):
+        source.picture(1)
+
+
+def test_download_prepares_for_reading_at_random(tiny_folder, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"tiny_colours must have been prepared.*--set download=true prepares"):
+        open_source("tfds:tiny_colours", "train")
+    with monkeypatch.context() as patch:
+        patch.setattr(TinyColours, "_split_generators", lambda self, manager: 1 / 0)
+        with pytest.raises(OSError, match="^tfds:tiny_colours could not be downloaded and prepared: division by zero$"):
+            open_source("tfds:tiny_colours", "train", download=True)
+    source = open_source("tfds:tiny_colours", "train", download=True)
+    assert tfds.builder("tiny_colours").info.file_format.value == "array_record" and source.count == 6
+    monkeypatch.setattr(prepared_module, "_prepare", None)  # it is there: calling it would fail
+    assert open_source("tfds:tiny_colours", "train", download=True).count == 6
 
 
 def test_a_split_that_is_not_there_is_refused(tiny_colours, monkeypatch):
@@ -141,7 +199,10 @@ def test_a_number_per_class_needs_random_access(streamed):
 
 def test_unprepared_and_unknown_sets_are_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"^tfds:mnist must have been prepared.*builder\('mnist'\)[^\n]*$"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"^tfds:mnist must have been prepared.*builder\('mnist', file_format='array_record'\)[^\n]*$",
+    ):
         open_source("tfds:mnist", "train")
     with pytest.raises(ValueError, match=r"^tfds:NAME must name .*Received: 'mnistt'. Closest: mnist[^\n]*$") as caught:
         open_source("tfds:mnistt", "train")

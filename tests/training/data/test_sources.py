@@ -8,7 +8,9 @@ from training.data.decode import Encoded, Pixels, UnreadableImage
 
 @pytest.mark.parametrize("spec", ["shape", "folder", "folder:", "tfds:", "http://x", ""])
 def test_unknown_data_is_refused(spec):
-    with pytest.raises(ValueError, match="data must be shapes, shapes:COUNT, folder:PATH or tfds:NAME. Received: "):
+    with pytest.raises(
+        ValueError, match="data must be shapes, shapes:COUNT, folder:PATH, records:PATH or tfds:NAME. Received: "
+    ):
         open_source(spec, "train")
 
 
