@@ -87,8 +87,8 @@ class Contestant:
     def close(self):
         if self.process.poll() is None:
             self.signal("SIGCONT")
-        self.process.stdin.close()
-        self.process.wait()
+        with self.process:  # closes its pipes and waits for it
+            pass
 
 
 def compete(entries, rounds, log=print):
@@ -150,8 +150,9 @@ def table(title, results, absent):
 
 def machine():
     """One line: processor, cores, memory, date, and the versions of what took part."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else ""
     model = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+        (line.split(":")[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")),
         platform.processor(),
     )
     return f"{os.cpu_count()} cores of {model or platform.machine()}, {datetime.date.today()}"

@@ -100,11 +100,11 @@ def once(prepare, recipe, folder, log):
 
 
 def brief(log, every=8):
-    """Passes on one line of progress in `every`, indented."""
+    """Passes on one line of progress in `every`, and where a run goes on, indented."""
     lines = itertools.count(1)
 
     def say(text, progress=False):
-        if progress and next(lines) % every == 0:
+        if text.startswith("resuming") or progress and next(lines) % every == 0:
             log(f"  {text}")
 
     return say

@@ -1,0 +1,95 @@
+"""A run that is killed again and again ends as one that never was.
+
+By hand with more kills: KERAS_CONVNEXTV2_KILLS=10 python -m pytest tests/training/test_kills.py
+"""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+KILLS = int(os.environ.get("KERAS_CONVNEXTV2_KILLS", 3))
+LINES = 14  # a process is killed after so many lines of its output at most
+TIMES = {"seconds", "images_per_s", "seconds_left"}
+SETTINGS = [
+    "depths=1,1",
+    "dims=8,12",
+    "stem_patch_size=2",
+    "image_size=16,16",
+    "batch_size=8",
+    "ema=0.9",
+    "choose=best",
+]
+SETTINGS += ["epochs=12", "steps=0", "evaluate_every=1", "log_every=1", "drop_path_rate=0.2", "workers=1"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals")]
+
+
+def started(folder, *flags):
+    words = [sys.executable, "-m", "training.finetune", "--workdir", str(folder), *flags]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finished(process):
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-3000:]
+
+
+def begin(folder):
+    settings = [f"--set={setting}" for setting in SETTINGS]
+    return started(folder, "--recipe", "scratch_shapes", "--data", "shapes:40", *settings)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    finished(begin(folder))
+    return folder
+
+
+def left_by(folder):
+    """All that a run leaves, without times and without the folder's own name."""
+    checkpoints = {}
+    for path in sorted((folder / "checkpoints").iterdir()):
+        with np.load(path) as file:
+            checkpoints[path.name] = {key: file[key].tobytes() for key in file.files if key != "meta"}
+    model = keras.models.load_model(folder / "model.keras", compile=False)
+    tables = {}
+    for name in ("train.csv", "evaluation.csv"):
+        with open(folder / name, newline="") as file:
+            tables[name] = [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+    results = json.loads((folder / "results.json").read_text().replace(str(folder), "FOLDER"))
+    results.pop("seconds")
+    weights = [keras.ops.convert_to_numpy(weight).tobytes() for weight in model.weights]
+    return {"checkpoints": checkpoints, "model": weights, **tables, "results": results}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_run_stopped_at_random_moments_ends_as_an_undisturbed_one(undisturbed, tmp_path, number):
+    rng, folder, stops = random.Random(int(number)), tmp_path / "run", 0
+    process = begin(folder)
+    for _ in range(KILLS):
+        for _ in range(rng.randint(1, LINES)):
+            if not process.stdout.readline():
+                break
+        try:
+            process.wait(rng.uniform(0, 0.3))  # between two lines too, while it writes or evaluates
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+        process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
+        stops += process.returncode != 0
+        begun = (folder / "recipe.json").exists()  # else it was killed before its folder was made
+        process = started(folder, "--resume") if begun else begin(folder)
+    finished(process)
+    assert stops > KILLS // 2
+    ours, theirs = left_by(folder), left_by(undisturbed)
+    for what in theirs:
+        assert ours[what] == theirs[what], what

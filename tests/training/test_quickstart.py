@@ -1,0 +1,75 @@
+"""Parts of the quickstart; the whole of it runs in a short setting beside the tests."""
+
+import dataclasses
+import json
+
+import keras
+import pytest
+
+from training import quickstart
+from training.recipes import RECIPES
+
+PRE = {"steps": 2000, "first_loss": 1.0, "loss": 0.4, "seconds": 300.0}
+
+
+def ended(top_1, seconds=30.0):
+    return {"steps": 400, "first_loss": 2.0, "loss": 1.0, "top_1": top_1, "seconds": seconds, "test_images": 2000,
+            "classes": list("abcde")}  # fmt: skip
+
+
+DONE = {
+    "pre-training": PRE,
+    "pre-trained": [ended(58.0), ended(56.0, 32.0)],
+    "from scratch": [ended(44.0), ended(45.0)],
+}
+
+
+def test_the_table_has_means_and_spreads():
+    rows = {line[:14].strip(): line[14:].split() for line in quickstart.table(DONE).splitlines()[1:]}
+    assert rows["pre-training"] == ["2000", "1.000", "0.400", "300"]
+    assert rows["pre-trained"] == ["400", "2.000", "1.000", "57.0", "±", "1.4", "31"]
+    assert rows["from scratch"] == ["400", "2.000", "1.000", "44.5", "±", "0.7", "30"]
+
+
+def test_one_value_has_no_spread():
+    assert quickstart.mean_and_spread([3.25]) == "3.2"
+
+
+def test_remarks_say_what_was_gained_and_what_chance_is():
+    text = quickstart.remarks(DONE)
+    assert "12.5 points more" in text and "chance 20%" in text and "2 fine-tunings" in text
+    worse = {**DONE, "pre-trained": [ended(40.0)], "from scratch": [ended(44.5)]}
+    assert "4.5 points less: pre-training did not help here" in quickstart.remarks(worse)
+
+
+def test_progress_is_thinned_out_and_resuming_is_said():
+    lines = []
+    say = quickstart.brief(lines.append, every=3)
+    say("resuming after step 5 of 9")
+    say("1,000 weights")
+    for step in range(7):
+        say(f"step {step}", progress=True)
+    assert lines == ["  resuming after step 5 of 9", "  step 2", "  step 5"]
+
+
+def test_a_run_that_was_begun_goes_on_and_one_that_ended_is_taken(tmp_path, monkeypatch):
+    asked, said = [], []
+
+    def run_task(prepare, recipe, folder, data, resume, say):
+        asked.append(resume)
+        return {"top_1": 1.0}
+
+    monkeypatch.setattr(quickstart, "run_task", run_task)
+    recipe, folder = RECIPES["scratch_shapes"], tmp_path / "run"
+    once = lambda: quickstart.once(None, recipe, folder, said.append)  # noqa: E731
+    once()
+    folder.mkdir()
+    record = {"recipe": dataclasses.asdict(recipe), "versions": {"backend": keras.backend.backend()}}
+    (folder / "recipe.json").write_text(json.dumps(record))
+    once()
+    assert asked == [False, True]
+    (folder / "results.json").write_text(json.dumps({"top_1": 2.0}))
+    assert once() == {"top_1": 2.0} and len(asked) == 2 and "is complete" in said[-1]
+    other = dataclasses.replace(recipe, seed=5)
+    with pytest.raises(ValueError, match="must be a new folder or one of the same settings and backend"):
+        quickstart.once(None, other, folder, said.append)
