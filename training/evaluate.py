@@ -33,6 +33,8 @@ class Evaluate(Look):
     "test, train, or of a folder without them all; auto: test, but all of such a folder for a published network"
     validation_split: float | None = None
     "share of a folder without train and test that is held out; none: as in the model's run, else 0.1"
+    download: bool = False
+    "download and prepare tfds:NAME where it is not prepared"
     restrict: bool = False
     "let the model choose among the classes of the data alone"
 
@@ -78,7 +80,8 @@ def open_labelled(config, trained, data, say):
     split = config.split
     if split == "auto":
         split = "all" if undivided and trained.published else "test"
-    source = open_source(data, split, channels=trained.channels, validation_split=share)
+    options = {"channels": trained.channels, "validation_split": share, "download": config.download}
+    source = open_source(data, split, **options)
     if undivided and split == "test":
         say(f"{source.count:,} pictures, those that training on {data} holds out; --set split=all takes every one")
     return source

@@ -62,6 +62,8 @@ class Probe(Look):
     "that part"
     validation_split: float = 0.1
     "share that is held out for the test of a folder without train and test"
+    download: bool = False
+    "download and prepare tfds:NAME where it is not prepared"
     finetune: str | None = None
     "recipe for fine-tuning the whole network with the same few labels; none: not done, the command is printed"
 
@@ -85,7 +87,8 @@ def run(config, model, data, workdir, say):
     trained = open_trained(model, config.image_size, config.crop_fraction)
     check_model_channels(trained)
     encoder, how = trained.encoder()
-    opening = Finetune(size="atto", channels=trained.channels, validation_split=config.validation_split)
+    options = {"validation_split": config.validation_split, "download": config.download}
+    opening = Finetune(size="atto", channels=trained.channels, **options)
     sources = dict(zip(("train", "test"), finetune.open_labelled(opening, data, say), strict=True))
     classes = sources["train"].classes
     for source in sources.values():

@@ -9,13 +9,13 @@ from absl import app, flags, logging
 
 from keras_convnextv2 import keep_memory
 from training.data.decode import check_channels
+from training.data.sources import SPECS
 from training.fields import help_texts, require, require_types, with_settings
 from training.logs import Terminal
 from training.program import HELP, spare_workers_the_program
 from training.trained import KINDS, NO_CROP
 from training.workdir import RECIPE, Workdir, read_record, versions
 
-LABELLED = "shapes, folder:PATH or tfds:NAME"
 FLAGS = ("model", "data", "workdir", "explain", "set")
 
 
@@ -110,7 +110,7 @@ def check_model_channels(trained):
     check_channels(trained.channels)
 
 
-def define_flags(values=flags.FLAGS, takes=LABELLED):
+def define_flags(values=flags.FLAGS, takes=SPECS):
     """A new knob goes into a config, never here."""
     flags.DEFINE_string("model", None, f"{KINDS}.", flag_values=values)
     flags.DEFINE_string("data", None, f"{takes}.", flag_values=values)
@@ -134,7 +134,7 @@ def overview(config, values=flags.FLAGS):
     return "\n".join([*lines, "\nwhat --set can change:", explain(config)])
 
 
-def launch(kind, run, takes=LABELLED, takes_files=False):
+def launch(kind, run, takes=SPECS, takes_files=False):
     """Runs the program `run(config, model, data, workdir, say)` as the flags say.
 
     Args:
@@ -150,7 +150,7 @@ def launch(kind, run, takes=LABELLED, takes_files=False):
     app.run(lambda argv: sys.exit(main(argv, kind, run, takes, takes_files)))
 
 
-def main(argv, kind, run, takes=LABELLED, takes_files=False, values=flags.FLAGS):
+def main(argv, kind, run, takes=SPECS, takes_files=False, values=flags.FLAGS):
     """The exit code."""
     try:
         if argv[1:] and not takes_files:

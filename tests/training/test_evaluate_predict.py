@@ -13,7 +13,7 @@ from PIL import Image
 
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.network import network_layers
-from training import evaluate, predict, protocol, trained
+from training import evaluate, predict, probe, protocol, trained
 from training.evaluate import Evaluate
 from training.predict import Predict
 from training.trained import open_trained
@@ -259,10 +259,28 @@ def test_what_is_wrong_with_a_command_is_one_line(given, message, tmp_path, caps
     assert re.search(message, error), error
 
 
+def test_a_set_is_downloaded_where_it_is_asked_for(saved, tmp_path, monkeypatch):
+    asked = []
+
+    def opened(spec, split, **options):
+        asked.append((spec, split, options["download"]))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(evaluate, "open_source", opened)
+    monkeypatch.setattr(probe.finetune, "open_source", opened)
+    for run, config in ((evaluate.run, Evaluate(download=True)), (probe.run, probe.Probe(download=True))):
+        with pytest.raises(ValueError, match="enough"):
+            run(config, saved, "tfds:some", str(tmp_path / "out"), quiet)
+    assert asked == [("tfds:some", "test", True), ("tfds:some", "train", True)]
+
+
 def test_data_must_be_named(capsys):
     values = protocol.define_flags(flags.FlagValues())
     assert protocol.main(values(["program", "--model", "x"]), Evaluate, evaluate.run, values=values) == 1
-    assert "error: --data must be shapes, folder:PATH or tfds:NAME. Received: none" in capsys.readouterr().err
+    assert (
+        "error: --data must be shapes, shapes:COUNT, folder:PATH, records:PATH or tfds:NAME. Received: none"
+        in capsys.readouterr().err
+    )
 
 
 def test_there_are_five_flags_and_every_field_is_explained(capsys):
