@@ -15,6 +15,8 @@ import keras
 import numpy as np
 import pytest
 
+import keras_convnextv2  # noqa: F401  the saved model is of its classes
+
 KILLS = int(os.environ.get("KERAS_CONVNEXTV2_KILLS", 3))
 LINES = 14  # a process is killed after so many lines of its output at most
 TIMES = {"seconds", "images_per_s", "seconds_left"}
