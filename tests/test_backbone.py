@@ -282,7 +282,7 @@ def test_config_round_trip():
         ({"depths": (1, 0, 1, 1)}, r"must be positive. Received: depths=\(1, 0, 1, 1\)"),
         ({"dims": (8, 16)}, r"same length. Received: depths=\(1, 1, 2, 1\), dims=\(8, 16\)"),
         ({"pooling": "mean"}, "pooling must be None, 'avg' or 'max'. Received: 'mean'"),
-        ({"classes": 0}, "classes must be a positive int. Received: 0"),
+        ({"classes": 0}, "classes must be a positive int, or names. Received: 0"),
         ({"stem_patch_size": 0}, "stem_patch_size must be a positive int.*Received: 0"),
         ({"input_shape": (64, 96)}, r"input_shape must be \(height, width, channels\). Received: \(64, 96\)"),
         ({"mean": (0.5, 0.5)}, "mean"),

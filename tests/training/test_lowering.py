@@ -45,8 +45,8 @@ def test_the_whole_step_lowers_for_a_tpu(program):
 @programs
 def test_the_step_compiles_with_static_shapes_alone(program):
     step, rows = step_and_batch(program, jit=True)
-    (concrete,) = [step.gradients.get_concrete_function(*arguments(step, rows))]
-    shapes = [t.shape for op in concrete.graph.get_operations() for t in op.outputs if t.dtype.is_numpy_compatible]
+    concrete = step.gradients.get_concrete_function(*arguments(step, rows))
+    shapes = [t.shape for t in (*concrete.inputs, *concrete.outputs) if t.dtype.is_numpy_compatible]
     assert shapes and all(shape.is_fully_defined() for shape in shapes)
     _, report = step.run(None, step.put(rows), 0.1)
     assert np.isfinite(ops.convert_to_numpy(report["loss"]))
