@@ -126,6 +126,8 @@ def open_labelled(config, data, say):
 
 def prepare(config, data, say, devices):
     source, test = open_labelled(config, data, say)
+    rule = f"batch_size must give each of {devices.processes} processes an even number of images for mixup and cutmix"
+    require(not config.mixes or config.batch_size // devices.processes % 2 == 0, rule, config.batch_size)
     require_readable(test, say)
     classifier, logits = build(config, source.classes, say)
     predict = make_predict(logits, jit=config.jit, devices=devices)

@@ -143,6 +143,8 @@ def _main(argv, kind, prepare, split):
     try:
         if len(argv) > 1:
             raise ValueError(f"All arguments are flags. Received: {argv[1]!r}. Did you mean --data {argv[1]}?")
+        if values.explain and not values.recipe:
+            raise ValueError("--explain needs a --recipe. Received: none.")
         config, data = _chosen(values, kind)
         if values.explain:
             source = open_source(data, split, channels=config.channels) if data else None

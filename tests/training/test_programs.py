@@ -489,6 +489,7 @@ def test_explain_has_the_rate_of_each_layer_and_what_the_run_needs():
             ["--recipe", "fcmae_atto", "--workdir", "x"],
             "--data must be shapes, shapes:COUNT, folder:PATH, records:PATH or tfds:NAME",
         ),
+        (["--resume", "--workdir", "x", "--explain"], "--explain needs a --recipe"),
         (["--recipe", "fcmae_atto", "shapes"], "Received: 'shapes'. Did you mean --data shapes?"),
         (["--recipe", "fcmae_atto", "--data", DATA], "--workdir must name a folder"),
     ],
