@@ -100,6 +100,13 @@ def _clear(path):
             rest.unlink(missing_ok=True)
 
 
+def clear_folder(folder):
+    """What `_clear` does, for every destination in a folder into which no other machine writes."""
+    left = {found["name"] for rest in folder.iterdir() if (found := _LEFT.fullmatch(rest.name))}
+    for name in left:
+        _clear(folder / name)
+
+
 def _running(pid):
     if os.name != "posix":
         return True  # Windows has no harmless way to ask
