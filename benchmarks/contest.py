@@ -55,6 +55,7 @@ class Contestant:
 
     def __init__(self, entry):
         self.name, self.seconds, self.facts, self.pause, self.ours = entry.name, [], {}, entry.pause, entry.ours
+        self.processor = []  # seconds of it, of the worker and its own workers, where a step is of pictures
         backend = {"KERAS_BACKEND": entry.backend} if entry.backend else {}
         chosen = {**os.environ, **ENVIRONMENT, **backend, **entry.environment}
         chosen = {name: value for name, value in chosen.items() if value is not None}
@@ -69,6 +70,7 @@ class Contestant:
         """The worker's next line, as data; None when it gave up, which it explains in `facts["error"]`."""
         line = self.process.stdout.readline()
         reply = json.loads(line) if line else {"error": f"ended with {self.process.wait()}"}
+        self.processor += [reply.pop("processor_seconds")] if "processor_seconds" in reply else []
         self.facts |= {key: value for key, value in reply.items() if key != "seconds"}
         if "seconds" in reply:
             self.signal("SIGSTOP")
@@ -96,7 +98,7 @@ def compete(entries, rounds, log=print):
 
     Returns:
         [{"name", "ours", "seconds": [...], "median", "first", ...}], without those that could not take part, and
-        {name: reason} of those.
+        {name: reason} of those. Where a step is of pictures, also "images" and "processor", its median seconds.
     """
     running, absent = [], {}
     for entry in entries:
@@ -117,10 +119,11 @@ def compete(entries, rounds, log=print):
             log(f"  round {turn + 1} of {rounds}", flush=True)
     for contestant in running:
         contestant.close()
-    return [
-        {"name": c.name, "ours": c.ours, "seconds": c.seconds, "median": statistics.median(c.seconds), **c.facts}
-        for c in running
-    ], absent
+    results = []
+    for c in running:
+        row = {"name": c.name, "ours": c.ours, "seconds": c.seconds, "median": statistics.median(c.seconds), **c.facts}
+        results.append(row | ({"processor": statistics.median(c.processor)} if c.processor else {}))
+    return results, absent
 
 
 def add_ratios(results):
@@ -137,11 +140,18 @@ def table(title, results, absent):
     lines = [f"**{title}**", "", "| | ms a step | of the best other | first step, s |", "|---|---:|---:|---:|"]
     if memory:
         lines[2:] = ["| | activations, MB |", "|---|---:|"]
+    pictures = any("processor" in row for row in results)
+    if pictures:
+        lines[2:] = ["| | images/s | time of the best other | processor, ms an image |", "|---|---:|---:|---:|"]
     for row in sorted(results, key=lambda row: row["median"]):
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
         name = f"**{row['name']}**" if row["ours"] else row["name"]
         if memory:
             lines.append(f"| {name} | {row['activations_mb']:.0f} |")
+            continue
+        if pictures:
+            processor = 1e3 * row["processor"] / row["images"]
+            lines.append(f"| {name} | {row['images'] / row['median']:.0f} | {ratio} | {processor:.2f} |")
             continue
         lines.append(f"| {name} | {1e3 * row['median']:.0f} | {ratio} | {row['first']:.1f} |")
     lines += [f"\nNot here: {name} ({reason})." for name, reason in absent.items()]

@@ -6,12 +6,14 @@ What a killed call left there is removed by the next one to the same destination
 import contextlib
 import errno
 import itertools
+import math
 import os
 import pathlib
 import re
 import shutil
 
 _LEFT = re.compile(r"\.(?P<pid>[0-9]+)-[0-9]+\.(?P<kind>part|old)\.(?P<name>.+)")  # what stands beside a destination
+ENTRY = 1 << 13  # bytes that HDF5 needs beside the numbers of a weight: 1900 to 2300 were seen
 FULL = 1 << 16  # bytes: a disk with less is why something could not be written
 _calls = itertools.count()  # two calls of one process, in threads, share no name
 
@@ -100,6 +102,13 @@ def _clear(path):
             rest.unlink(missing_ok=True)
 
 
+def clear_folder(folder):
+    """What `_clear` does, for every destination in a folder into which no other machine writes."""
+    left = {found["name"] for rest in folder.iterdir() if (found := _LEFT.fullmatch(rest.name))}
+    for name in left:
+        _clear(folder / name)
+
+
 def _running(pid):
     if os.name != "posix":
         return True  # Windows has no harmless way to ask
@@ -129,6 +138,25 @@ def _is_of_a_full_disk(error, folder):
     with contextlib.suppress(OSError):
         return shutil.disk_usage(folder).free < FULL
     return False
+
+
+def write_weights(model, path):
+    """`model.save_weights`, where there is room: HDF5 that meets a full disk while it writes ends the process."""
+    size = sum(4 * math.prod(variable.shape) for variable in model.weights)
+    _require_room(path, size + ENTRY * len(model.weights))
+    model.save_weights(path)
+
+
+def _require_room(path, size):
+    """Raises OSError where a new file of so many bytes has no room."""
+    with open(path, "wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except AttributeError:  # Windows, macOS
+            pass
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise  # else a file system that cannot tell
 
 
 def full_disk(path):

@@ -1,15 +1,18 @@
 """What is written for others stands beside its destination until it is whole, whatever happens on the way."""
 
+import contextlib
 import errno
+import functools
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
 
+import keras
 import pytest
 
-from keras_convnextv2.whole import whole_folder, write_whole
+from keras_convnextv2.whole import ENTRY, whole_folder, write_weights, write_whole
 
 ROOT = pathlib.Path(__file__).parents[1]
 MARK = "saved_model.pb"
@@ -112,6 +115,44 @@ def test_a_full_disk_is_named_with_the_path(tmp_path, monkeypatch, library):
         with whole_folder(tmp_path / "served", MARK) as part:
             full(part)
     assert content(tmp_path) == {"model.pt": "old"}
+
+
+class Weights:
+    """A model of one weight of 3 x 5 that says how it was saved."""
+
+    weights = [type("variable", (), {"shape": (3, 5)})]
+
+    def save_weights(self, path):
+        path.write_text("saved")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EOPNOTSUPP])
+def test_room_for_weights_is_asked_for_before_they_are_written(tmp_path, monkeypatch, number):
+    asked = []
+
+    def allocate(file, offset, size):
+        asked.append((offset, size))
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate, raising=False)
+    file = tmp_path / "x.weights.h5"
+    full = pytest.raises(OSError, match="the disk is full, nothing was written: .*x.weights.h5")
+    with full if number == errno.ENOSPC else contextlib.nullcontext():
+        write_whole({file: functools.partial(write_weights, Weights())})
+    assert asked == [(0, 4 * 15 + ENTRY)]
+    assert content(tmp_path) == ({} if number == errno.ENOSPC else {"x.weights.h5": "saved"})
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no room")
+def test_there_is_room_enough_for_what_hdf5_writes(tmp_path):
+    layers = [keras.layers.Dense(1, name=f"a_long_name_of_a_layer_{number}") for number in range(20)]
+    model = keras.Sequential([keras.Input((1,)), *layers])
+    asked = []
+    allocate = os.posix_fallocate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", lambda *given: asked.append(given[2]) or allocate(*given))
+        write_weights(model, tmp_path / "x.weights.h5")
+    assert 0 < (tmp_path / "x.weights.h5").stat().st_size <= asked[0]
 
 
 def test_another_folder_is_not_replaced(tmp_path):

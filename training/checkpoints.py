@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from keras import ops
 
-from keras_convnextv2.whole import write_whole
+from keras_convnextv2.whole import clear_folder, write_whole
 from training.devices import ONE
 
 META = "meta"
@@ -146,6 +146,7 @@ class Checkpoints:
         self.devices = devices
         if self.devices.chief:
             self.folder.mkdir(parents=True, exist_ok=True)
+            clear_folder(self.folder)  # a step between two epochs, where a signal asked for it, does not come again
 
     def save(self, step, samples, **more):
         """`samples` have been drawn since the start, the position in the data; `more` is for JSON too."""
@@ -179,7 +180,10 @@ class Checkpoints:
         step = self.devices.of_chief(int(_PATTERN.fullmatch(path.name)[1]) if path else -1)
         if step < 0:
             return None
-        return load(self.folder / _NAME.format(int(step)), self.variables, self.meta.get("recipe"))
+        meta = load(self.folder / _NAME.format(int(step)), self.variables, self.meta.get("recipe"))
+        if self.devices.chief:
+            keep(self.folder, self.count)  # a run that was killed after it had saved left one more
+        return meta
 
     def last(self):
         """The path of the newest file by name, for messages."""

@@ -98,7 +98,10 @@ class Log:
         self.total_steps, self.batch_size, self.say = total_steps, batch_size, say
         tables = (Table(folder / f"{name}.csv", first_step, writes) for name in ("train", "evaluation"))
         self._train, self._evaluation = tables
-        self._events = EventFileWriter(str(folder / "tensorboard")) if writes else None
+        self._event_folder, self._events = folder / "tensorboard", None
+        if writes:
+            with full_disk_named(self._event_folder):
+                self._events = EventFileWriter(str(self._event_folder))
         kept, state = self._train.kept, state or {}
         self.losses = [(int(row["step"]), float(row["loss"])) for row in kept]  # mean loss since the last line
         self._window, self._newest = list(state.get("window", ())), None  # losses since then; the report after them
@@ -185,7 +188,8 @@ class Log:
 
     def close(self):
         if self._events:
-            self._events.close()
+            with full_disk_named(self._event_folder):
+                self._events.close()
 
     def _speed(self, step, now):
         """(images a second since the last line, seconds left); 0, 0 right after the first step."""
@@ -200,4 +204,5 @@ class Log:
         if not self._events:
             return
         values = [Summary.Value(tag=key, simple_value=value) for key, value in row.items() if key != "step"]
-        self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        with full_disk_named(self._event_folder):  # a thread of its own writes, so it comes with a later event
+            self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))

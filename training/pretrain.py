@@ -5,10 +5,12 @@
 Any folder of pictures will do: labels are not used.
 """
 
+import functools
 import shlex
 import sys
 
 import keras_convnextv2 as kc
+from keras_convnextv2.whole import write_weights
 from training.configs import Pretrain
 from training.data import Augmentation, open_source, pretraining_example
 from training.optimizers import pretrain_rules
@@ -47,7 +49,8 @@ def prepare(config, data, say, devices):
     fcmae = build(config)
 
     def save(folder):
-        return {"model": folder.save_model(fcmae.backbone), "weights": folder.write(WEIGHTS, fcmae.save_weights)}
+        write = functools.partial(write_weights, fcmae)
+        return {"model": folder.save_model(fcmae.backbone), "weights": folder.write(WEIGHTS, write)}
 
     def next_lines(results):
         name, settings = following(config)

@@ -1,5 +1,6 @@
 """The folder of a run: whose it is, and what lies where in it."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -12,7 +13,7 @@ import keras
 import numpy as np
 
 import keras_convnextv2
-from keras_convnextv2.whole import write_whole
+from keras_convnextv2.whole import full_disk_named, write_whole
 from training.checkpoints import MAY_DIFFER, differing
 from training.quiet import without_notes
 
@@ -159,9 +160,15 @@ def _locked(path):
         raise ValueError(
             f"--workdir must not be in use. Received: {str(path.parent)!r}, of process {holder}"
         ) from error
-    file.truncate(0)
-    file.write(f"{os.getpid()} on {platform.node()}\n")
-    file.flush()
+    try:
+        with full_disk_named(path):
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {platform.node()}\n")
+            file.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # closing tries to write once more
+            file.close()
+        raise
     return file
 
 

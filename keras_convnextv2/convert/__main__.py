@@ -7,6 +7,7 @@ The network is built from the file itself: a classifier, a backbone or an FCMAE 
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import sys
@@ -26,7 +27,7 @@ from keras_convnextv2.weights.presets import list_presets
 from keras_convnextv2.weights.readers import HUB_FILE
 from keras_convnextv2.weights.rows import OWN, TABLES
 from keras_convnextv2.weights.writing import MARKS, WRITTEN, SaveReport, save_weights_as, target
-from keras_convnextv2.whole import write_whole
+from keras_convnextv2.whole import write_weights, write_whole
 
 KERAS = ("keras", "weights.h5")  # what Keras itself writes
 FORMATS = (*WRITTEN, *KERAS)
@@ -130,7 +131,7 @@ def _preset(source):
 def _write(model, file, form):
     if form not in KERAS:
         return save_weights_as(model, file, form, verbose=1)
-    write_whole({file: model.save if form == "keras" else model.save_weights})
+    write_whole({file: model.save if form == "keras" else functools.partial(write_weights, model)})
     layout = "weights.h5 FCMAE" if form == "weights.h5" and isinstance(model, FCMAE) else form
     return SaveReport((str(file),), layout, len(model.weights), {}, {})
 

@@ -2,11 +2,14 @@
 
 import argparse
 import json
+import pathlib
+import subprocess
+import sys
 
 import keras
 import pytest
 
-from benchmarks import allocator, contest
+from benchmarks import allocator, contest, report, worker
 
 TIMES = {"ours": [5.0, 1.0, 3.0], "quick": [2.0, 2.5, 1.5], "slow": [9.0, 9.0, 9.0]}
 
@@ -18,6 +21,7 @@ class Made:
 
     def __init__(self, entry):
         self.name, self.ours, self.seconds, self.facts = entry.name, entry.ours, [], {"versions": {entry.name: "1"}}
+        self.processor = []
         self.left = iter(TIMES.get(entry.name, ()))
 
     def answer(self):
@@ -70,6 +74,65 @@ def test_without_others_there_is_no_ratio(made):
     assert contest.add_ratios(results)[0]["ratio"] is None
 
 
+def test_of_pictures_the_table_has_speed_and_processor_time(made, monkeypatch):
+    def answer(self):
+        self.facts["images"] = 20
+        self.processor = [0.3, 0.1, 0.25]
+        return 10.0
+
+    monkeypatch.setattr(Made, "answer", answer)
+    results, _ = contest.compete([made[0], made[2]], 3, log=silent)
+    rows = contest.table("pictures", contest.add_ratios(results), {}).splitlines()[2:]
+    assert rows[0] == "| | images/s | time of the best other | processor, ms an image |"
+    assert rows[2:] == ["| quick | 10 | 1.00 | 12.50 |", "| **ours** | 7 | 1.50 | 12.50 |"]
+
+
+def test_a_worker_answers_each_line_and_says_why_it_cannot(monkeypatch):
+    """The protocol alone, between a contestant and a worker that is a few lines."""
+    program = "import json; print(json.dumps({'error': 'no such library'}))"
+    started = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **kinds: started([command[0], "-c", program], **kinds))
+    gone = contest.Contestant(contest.Entry(name="x", library="package", task={}))
+    assert gone.answer() is None and gone.facts == {"error": "no such library"}
+    gone.close()
+    program = """
+import json, sys
+print(json.dumps({"seconds": 9.0, "images": 4, "versions": {"x": "1"}}), flush=True)
+for line in sys.stdin:
+    print(json.dumps({"seconds": 0.5, "processor_seconds": 0.7, "said": line.strip()}), flush=True)
+"""
+    there = contest.Contestant(contest.Entry(name="x", library="package", task={}))
+    assert there.answer() == 9.0 and there.step() == 0.5
+    assert there.facts == {"images": 4, "versions": {"x": "1"}, "said": "step"} and there.processor == [0.7]
+    there.close()
+    assert there.process.returncode == 0
+
+
+def test_a_processor_is_kept_busy_by_children_too():
+    """A child that has worked so long by its own clock, and still runs."""
+    program = "import sys, time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True); sys.stdin.read()"
+    before = worker.processor_seconds()
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "done\n"
+        while_it_runs = worker.processor_seconds()
+        child.stdin.close()
+    assert worker.processor_seconds() - before > 0.25
+    if pathlib.Path("/proc/self/stat").exists():
+        assert while_it_runs - before > 0.25
+
+
+def test_a_report_is_the_tables_of_its_files(tmp_path, capsys, made):
+    results, absent = contest.compete(made, 3, log=silent)
+    rows = {"results": contest.add_ratios(results), "absent": absent, "versions": {"numpy": "9"}}
+    content = {"command": "benchmarks.x --rounds 3", "machine": "2 cores of Z", "contests": {"training": rows}}
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    report.main([tmp_path / "x.json"])
+    text = capsys.readouterr().out
+    assert text.startswith("`python -m benchmarks.x --rounds 3`, 2 cores of Z\n\n**training**\n")
+    assert contest.table("training", results, absent) in text and text.endswith("\nnumpy 9\n\n")
+
+
 def options(tmp_path, **changes):
     chosen = {"sizes": ["atto"], "batch": [2], "side": 32, "dtype": "float32", "rounds": 2, "json": None, "only": None}
     return argparse.Namespace(**{**chosen, **changes})
@@ -90,8 +153,8 @@ def test_a_contest_of_real_workers(tmp_path, capsys):
     contests = allocator.kept_and_returned(chosen)
     of_torch = {title: [e for e in entries if e.backend == "torch"] for title, entries in contests.items()}
     contest.run("allocator", of_torch, chosen)
-    (report,) = json.loads(chosen.json.read_text())["contests"].values()
-    assert report["absent"] == {}
-    for row in report["results"]:
+    (found,) = json.loads(chosen.json.read_text())["contests"].values()
+    assert found["absent"] == {}
+    for row in found["results"]:
         assert len(row["seconds"]) == 2 and row["median"] > 0 and row["versions"]["keras"] == keras.__version__
     assert "torch, kept" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -138,6 +140,21 @@ def test_kill_between_write_and_rename_leaves_the_old_one(tmp_path, variables, m
     assert folder.restore()["step"] == 1
     folder.save(3, 30)
     assert sorted(path.name for path in folder.folder.iterdir()) == ["step_00000001.npz", "step_00000003.npz"]
+
+
+def test_what_a_kill_left_too_much_is_removed(tmp_path, variables):
+    folder = folder_of(tmp_path, variables)
+    for step in (1, 2, 30):
+        folder.save(step, step)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    parts = [folder.folder / f".{process}-0.part.step_00000007.npz" for process in (dead.pid, os.getppid())]
+    for part in parts:
+        part.touch()
+    folder = folder_of(tmp_path, variables, count=2)
+    assert [part.exists() for part in parts] == [False, True]  # the other one is still at it
+    assert folder.restore()["step"] == 30
+    assert list(checkpoints.steps(folder.folder)) == [2, 30]
 
 
 def test_failed_write_leaves_the_old_one(tmp_path, variables, monkeypatch):

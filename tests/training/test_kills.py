@@ -18,18 +18,14 @@ import pytest
 import keras_convnextv2  # noqa: F401  the saved model is of its classes
 
 KILLS = int(os.environ.get("KERAS_CONVNEXTV2_KILLS", 3))
-LINES = 14  # a process is killed after so many lines of its output at most
+LINES = 12  # a process is killed after so many lines of its output at most
 TIMES = {"seconds", "images_per_s", "seconds_left"}
-SETTINGS = [
-    "depths=1,1",
-    "dims=8,12",
-    "stem_patch_size=2",
-    "image_size=16,16",
-    "batch_size=8",
-    "ema=0.9",
-    "choose=best",
-]
-SETTINGS += ["epochs=12", "steps=0", "evaluate_every=1", "log_every=1", "drop_path_rate=0.2", "workers=1"]
+SETTINGS = ["depths=1,1", "dims=8,12", "stem_patch_size=2", "image_size=16,16", "batch_size=8", "ema=0.9"]
+SETTINGS += ["choose=best", f"epochs={2 + 2 * KILLS}", "steps=0", "evaluate_every=1", "log_every=2"]
+SETTINGS += ["drop_path_rate=0.2", "workers=1", "keep_checkpoints=2"]
+STOPS = {"mixed": [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]}
+if "KERAS_CONVNEXTV2_KILLS" in os.environ:
+    STOPS["killed"] = [signal.SIGKILL]
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals")]
 
@@ -56,12 +52,16 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+def state_in(path):
+    """{key: bytes} of a checkpoint, with its meta as data."""
+    with np.load(path) as file:
+        meta = json.loads(str(file["meta"]))
+        return {key: file[key].tobytes() for key in file.files if key != "meta"} | {"meta": meta}
+
+
 def left_by(folder):
     """All that a run leaves, without times and without the folder's own name."""
-    checkpoints = {}
-    for path in sorted((folder / "checkpoints").iterdir()):
-        with np.load(path) as file:
-            checkpoints[path.name] = {key: file[key].tobytes() for key in file.files if key != "meta"}
+    newest = sorted((folder / "checkpoints").glob("step_*.npz"))[-1]
     model = keras.models.load_model(folder / "model.keras", compile=False)
     tables = {}
     for name in ("train.csv", "evaluation.csv"):
@@ -69,15 +69,30 @@ def left_by(folder):
             tables[name] = [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
     results = json.loads((folder / "results.json").read_text().replace(str(folder), "FOLDER"))
     results.pop("seconds")
-    weights = [keras.ops.convert_to_numpy(weight).tobytes() for weight in model.weights]
-    return {"checkpoints": checkpoints, "model": weights, **tables, "results": results}
+    return {
+        "newest": {"name": newest.name, **state_in(newest)},
+        "best": state_in(folder / "checkpoints" / "best.npz"),
+        "model": [keras.ops.convert_to_numpy(weight).tobytes() for weight in model.weights],
+        "results": results,
+        **tables,
+    }
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_run_stopped_at_random_moments_ends_as_an_undisturbed_one(undisturbed, tmp_path, number):
-    rng, folder, stops = random.Random(int(number)), tmp_path / "run", 0
+def assert_ended_alike(killed, undisturbed):
+    ours, theirs = left_by(killed), left_by(undisturbed)
+    for what in theirs:
+        assert ours[what] == theirs[what], what
+    counts = [len(list((folder / "checkpoints").iterdir())) for folder in (killed, undisturbed)]
+    assert counts[0] == counts[1], list((killed / "checkpoints").iterdir())
+    assert not list(killed.rglob(".*"))  # nothing half-written stays
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_run_stopped_at_random_moments_ends_as_an_undisturbed_one(undisturbed, tmp_path, stop):
+    rng, folder, stops = random.Random(stop), tmp_path / "run", []
     process = begin(folder)
-    for _ in range(KILLS):
+    for kill in range(KILLS):
+        number = STOPS[stop][kill % len(STOPS[stop])]
         for _ in range(rng.randint(1, LINES)):
             if not process.stdout.readline():
                 break
@@ -85,13 +100,19 @@ def test_a_run_stopped_at_random_moments_ends_as_an_undisturbed_one(undisturbed,
             process.wait(rng.uniform(0, 0.3))  # between two lines too, while it writes or evaluates
         except subprocess.TimeoutExpired:
             process.send_signal(number)
-        process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
-        stops += process.returncode != 0
+        output, _ = process.communicate()
+        assert process.returncode in (0, -number, 128 + number), output[-3000:]
+        stops += [output] * (process.returncode != 0)
         begun = (folder / "recipe.json").exists()  # else it was killed before its folder was made
         process = started(folder, "--resume") if begun else begin(folder)
     finished(process)
-    assert stops > KILLS // 2
-    ours, theirs = left_by(folder), left_by(undisturbed)
-    for what in theirs:
-        assert ours[what] == theirs[what], what
+    assert len(stops) > KILLS // 2
+    assert_ended_alike(folder, undisturbed)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_run_killed_at_each_chosen_moment_ends_as_an_undisturbed_one(tmp_path):
+    command = [sys.executable, "-m", "tests.training.killed_at", str(tmp_path)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert_ended_alike(tmp_path / "killed", tmp_path / "whole")

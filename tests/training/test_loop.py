@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import errno
 import os
 import signal
 
@@ -9,6 +10,7 @@ from keras import ops
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from tests.training.small_model import batches, sample_losses, small_model
+from training import logs
 from training.checkpoints import Checkpoints, steps
 from training.logs import Log, duration
 from training.loop import NotFinite, Plan, Stopped, train
@@ -172,6 +174,16 @@ def test_a_resumed_table_has_each_step_once(tmp_path):
     again.checkpoints.restore()
     again.train(batches(8)[4:])
     assert [int(row["step"]) for row in table(tmp_path / "train.csv")] == [1, 3, 4, 6, 8]
+
+
+@pytest.mark.parametrize("name", ["__init__", "add_event", "close"])
+def test_a_full_disk_is_one_line_for_the_events_too(tmp_path, monkeypatch, name):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(logs.EventFileWriter, name, full)
+    with pytest.raises(OSError, match="the disk is full, nothing was written: .*tensorboard'$"):
+        Run(tmp_path).train(batches(8))
 
 
 @pytest.mark.parametrize("seconds, text", [(0.4, "0:00"), (75, "1:15"), (3723, "1:02:03")])

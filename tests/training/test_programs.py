@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -16,7 +17,7 @@ from absl import flags
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.preprocessing import Preprocessing
 from tests.training.data.conftest import GOLDEN, write_picture
-from training import finetune, pretrain, program
+from training import finetune, pretrain, program, workdir
 from training import quiet as quiet_module
 from training.configs import Finetune, Pretrain
 from training.data import (
@@ -27,6 +28,7 @@ from training.data import (
     open_source,
     training_batches,
 )
+from training.data.augmentation import evaluation_picture
 from training.devices import ONE
 from training.fields import with_settings
 from training.recipes import RECIPES, following
@@ -96,15 +98,21 @@ def test_the_saved_classifier_knows_its_names_and_goes_on(finetuned):
 
 
 def test_finetuning_reports_and_saves_the_average(finetuned):
-    folder, _, results = finetuned
-    assert 0 <= results["top_1"] <= 100
-    assert 0 <= results["top_1_average"] <= 100
+    folder, config, results = finetuned
     assert json.loads((folder / "results.json").read_text())["top_1"] == results["top_1"]
     with np.load(folder / "checkpoints" / "step_00000006.npz") as state:
         averages = [state[key] for key in sorted(state.files) if key.startswith("average/")]
+        weights = [state[key] for key in sorted(state.files) if key.startswith("weights/")]
     saved = keras.models.load_model(folder / "model.keras")
     for value, variable in zip(averages, saved.trainable_variables, strict=True):
         np.testing.assert_array_equal(value, keras.ops.convert_to_numpy(variable))
+    source = open_source(DATA, "test")
+    images = np.stack([evaluation_picture(source.opened(i)[0], config.image_size, 0.875) for i in range(source.count)])
+    for name, kept in {"top_1_average": averages, "top_1": weights}.items():
+        for value, variable in zip(kept, saved.trainable_variables, strict=True):
+            variable.assign(value)
+        right = np.argmax(saved.predict_on_batch(images), -1) == source.labels
+        assert results[name] == 100.0 * int(np.sum(right)) / source.count, name
 
 
 def test_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(finetuned, tmp_path):
@@ -157,6 +165,22 @@ def test_two_runs_cannot_share_a_folder(pretrained):
             run(pretrain.prepare, PRETRAIN, str(folder), DATA, resume=True, say=quiet)
         other.kill()  # what a killed process held is free
     run(pretrain.prepare, PRETRAIN, str(folder), DATA, resume=True, say=quiet)
+
+
+def test_a_full_disk_is_one_line_for_the_lock_too(tmp_path, monkeypatch):
+    class Full:
+        """A file on which nothing reaches the disk."""
+
+        def __init__(self, path, *_, **__):
+            self.file = path.open("a+")
+            self.fileno, self.truncate, self.close = self.file.fileno, self.file.truncate, self.file.close
+
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(workdir, "open", Full, raising=False)
+    with pytest.raises(OSError, match="the disk is full, nothing was written: .*lock"):
+        run(pretrain.prepare, PRETRAIN, str(tmp_path / "run"), DATA, say=quiet)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", '{"program": "pre'])

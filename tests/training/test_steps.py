@@ -10,6 +10,7 @@ from training.optimizers import AdamW
 from training.steps import make_predict, make_step
 
 RATE = 0.05
+BACKEND = keras.backend.backend()
 
 
 def to_numpy(x):
@@ -93,13 +94,52 @@ def test_step_equals_the_formula_in_numpy():
             np.testing.assert_allclose(to_numpy(variable), expected, rtol=0, atol=2e-5)
 
 
-def test_compiled_equals_not_compiled():
+on_xla = pytest.mark.skipif(BACKEND == "torch", reason="the step of torch is eager: there is nothing to compile")
+
+
+@on_xla
+@pytest.mark.parametrize("options", [{}, {"accumulation": 3, "clip_norm": 0.1}], ids=["plain", "in parts"])
+def test_compiled_equals_not_compiled(options):
     rows = batches(3)  # nothing random: TensorFlow draws other numbers from one seed inside XLA
-    compiled = small_step(random=False, ema_decay=0.9)
-    plain = small_step(random=False, ema_decay=0.9, jit=False)
-    run(compiled, rows)
-    run(plain, rows)
+    compiled, plain = (small_step(random=False, ema_decay=0.9, jit=jit, **options) for jit in (True, False))
+    reports, plain_reports = run(compiled, rows), run(plain, rows)
     assert_same(values(compiled), values(plain), rtol=0, atol=2e-6)
+    assert [r["loss"] for r in reports] == pytest.approx([r["loss"] for r in plain_reports], rel=1e-5)
+
+
+@on_xla
+def test_jit_compiles_and_its_absence_does_not():
+    """By what only one of the two can do: XLA has no callbacks on TensorFlow; JAX traces a compiled step once."""
+    calls = []
+
+    def watched(model, batch):
+        if BACKEND == "jax":
+            calls.append(batch)
+            return sample_losses(model, batch)
+        import tensorflow as tf
+
+        losses = sample_losses(model, batch)
+        return tf.ensure_shape(tf.py_function(lambda x: calls.append(x) or x, [losses], "float32"), losses.shape)
+
+    compiled, plain = (make_step(small_model(random=False), AdamW(RATE), watched, jit=jit) for jit in (True, False))
+    run(plain, batches(3))
+    assert len(calls) == 3
+    if BACKEND == "jax":
+        run(compiled, batches(3))
+        assert len(calls) == 3 + 1
+    else:
+        import tensorflow as tf
+
+        with pytest.raises(tf.errors.InvalidArgumentError, match="unsupported operations|EagerPyFunc"):
+            run(compiled, batches(1))
+
+
+@on_xla
+def test_predictions_are_compiled_where_they_are_asked_to_be():
+    images = batches(1)[0]["images"]
+    model = small_model(random=False)
+    compiled, plain = (make_predict(model, jit=jit)(images) for jit in (True, False))
+    np.testing.assert_allclose(to_numpy(compiled), to_numpy(plain), atol=1e-6)
 
 
 def test_accumulated_equals_plain():
