@@ -21,6 +21,7 @@ from keras_convnextv2.sizes import SIZES
 
 BACKEND = keras.backend.backend()
 MINI = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
+TWO_STAGES = {"depths": (1, 2), "dims": (8, 12)}  # where a whole training step is compiled
 to_numpy = ops.convert_to_numpy
 
 # Parameters with a head of 1000 classes, with the final norm only, of the encoder alone: counted from the formula of
@@ -181,10 +182,10 @@ def test_mixed_precision_computes_in_half_and_answers_in_float32(policy):
 
 
 def test_float16_training_scales_the_loss():
-    model = mini(dtype="mixed_float16")
+    model = mini(**TWO_STAGES, dtype="mixed_float16")
     model.compile("adam", "sparse_categorical_crossentropy")
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    fcmae = kc.FCMAE(mini(include_top=False, dtype="mixed_float16"), decoder_dim=8)
+    fcmae = kc.FCMAE(mini(**TWO_STAGES, include_top=False, dtype="mixed_float16"), decoder_dim=8)
     fcmae.compile("adam")
     assert isinstance(fcmae.optimizer, keras.optimizers.LossScaleOptimizer)
     before = model.get_weights()
@@ -213,7 +214,7 @@ class Sequence(keras.utils.PyDataset):
 @pytest.mark.parametrize("kind", ["arrays", "tf.data", "PyDataset"])
 def test_fit_learns_from_every_kind_of_data_set(kind):
     x, y = pictures(5), np.arange(5)
-    model = mini(drop_path_rate=0.2, remat=kind == "arrays", seed=1)
+    model = mini(**TWO_STAGES, drop_path_rate=0.2, remat=kind == "arrays", seed=1)
     model.compile(keras.optimizers.AdamW(3e-3), "sparse_categorical_crossentropy")
     if kind == "arrays":
         data = {"x": x, "y": y, "batch_size": 3}
@@ -235,7 +236,7 @@ def test_remat_has_the_gradients_of_the_plain_model(dtype, tolerance):
     x = pictures(2)
     results = []
     for remat in (False, True):
-        model = mini(remat=remat, classifier_activation=None, dtype=dtype)
+        model = mini(**TWO_STAGES, remat=remat, classifier_activation=None, dtype=dtype)
         for v in model.weights:
             v.assign(0.1 * np.sin(np.arange(np.prod(v.shape))).reshape(v.shape) + (0.5 if "gamma" in v.path else 0))
         results.append(gradients_of(lambda model=model: ops.mean(ops.square(model(x, training=True))), model))

@@ -27,7 +27,11 @@ STOPS = {"mixed": [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]}
 if "KERAS_CONVNEXTV2_KILLS" in os.environ:
     STOPS["killed"] = [signal.SIGKILL]
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("kills"),
+    pytest.mark.skipif(sys.platform == "win32", reason="signals"),
+]
 
 
 def started(folder, *flags):

@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 
 BACKEND = keras.backend.backend()
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BACKEND == "torch", reason="trains in one process")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("processes"),
+    pytest.mark.skipif(BACKEND == "torch", reason="trains in one process"),
+]
 TINY = ["depths=1,1", "dims=8,12", "stem_patch_size=2", "image_size=16,16", "batch_size=8", "base_lr=0.03", "ema=0.9"]
 TINY += ["accumulation=2", "clip_norm=0.5", "log_every=2", "steps=20", "workers=1", "warmup_epochs=0"]
 TINY += ["drop_path_rate=0", "evaluation_batch_size=11"]
