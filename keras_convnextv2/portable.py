@@ -15,7 +15,7 @@ class Portable:
 
     def get_compile_config(self):
         config = super().get_compile_config()
-        return {**_public(config), "fresh": not self.optimizer.built} if config else config
+        return {**_public(config), "fresh": not getattr(self.optimizer, "built", True)} if config else config
 
     def compile_from_config(self, config):
         config = dict(config)

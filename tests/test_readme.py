@@ -31,7 +31,7 @@ def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch):
 
 def test_the_table_of_presets_is_current():
     written = readme_presets.with_table(README)
-    assert written == README, "run python tools/readme_presets.py"
+    assert written == README, "run python -m tools.readme_presets"
     assert readme_presets.table().count("\n") == 2 + 44 - 1
     row = "| [convnextv2_tiny.fcmae](https://huggingface.co/timm/convnextv2_tiny.fcmae) | tiny |  | 224 |  | 27.9 M |"
     assert row in written

@@ -1,12 +1,11 @@
-"""Write the table of presets into README.md: python tools/readme_presets.py"""
+"""Write the table of presets into README.md: python -m tools.readme_presets"""
 
 import pathlib
-import re
 
 import keras_convnextv2 as kc
+from tools.page import replaced
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
-START, END = "<!-- presets: written by tools/readme_presets.py -->", "<!-- end of presets -->"
 
 
 def table():
@@ -23,11 +22,7 @@ def table():
 
 def with_table(readme):
     """The text of README.md with the table as it must be."""
-    between = re.compile(re.escape(START) + ".*?" + re.escape(END), re.DOTALL)
-    if len(between.findall(readme)) != 1:
-        raise ValueError(f"README.md must hold one pair of the lines {START!r} and {END!r}")
-    # the empty lines let Markdown inside <details> be read as Markdown
-    return between.sub(lambda _: f"{START}\n\n{table()}\n\n{END}", readme)
+    return replaced(readme, "presets", "readme_presets", table())
 
 
 if __name__ == "__main__":

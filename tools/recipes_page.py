@@ -1,14 +1,13 @@
 """Write the tables of recipes into docs/recipes.md: python -m tools.recipes_page"""
 
 import pathlib
-import re
 
+from tools.page import replaced
 from training import cost
 from training.configs import Pretrain
 from training.recipes import RECIPES, SMALL_RECIPES, about
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "recipes.md"
-START, END = "<!-- recipes: written by tools/recipes_page.py -->", "<!-- end of recipes -->"
 HEAD = ("recipe", "pictures", "epochs", "batch", "peak rate", "expected", "exaFLOP", "MB a picture", "starts from")
 NUMBERS = ("epochs", "batch", "peak rate", "exaFLOP", "MB a picture")  # flush right
 
@@ -56,11 +55,7 @@ def table(names):
 
 def with_tables(page):
     """The text of the page with the tables as they must be."""
-    between = re.compile(re.escape(START) + ".*?" + re.escape(END), re.DOTALL)
-    if len(between.findall(page)) != 1:
-        raise ValueError(f"docs/recipes.md must hold one pair of the lines {START!r} and {END!r}")
-    tables = "\n\n".join(map(table, families()))
-    return between.sub(lambda _: f"{START}\n\n{tables}\n\n{END}", page)
+    return replaced(page, "recipes", "recipes_page", "\n\n".join(map(table, families())))
 
 
 if __name__ == "__main__":

@@ -9,22 +9,24 @@ package knows nothing of them.
 import argparse
 import csv
 import dataclasses
-import json
 import pathlib
 import statistics
+import sys
 
 import keras
 from keras import ops
 
-from keras_convnextv2 import keep_memory, kernels
+from keras_convnextv2 import kernels
 from keras_convnextv2.layers.network import stages_of
 from keras_convnextv2.layers.visible import MaskedMap
 from keras_convnextv2.whole import write_whole
 from training import finetune, pretrain
+from training.command import begin, exit_code
+from training.configs import Finetune, Pretrain
 from training.fields import nearest, require, with_settings
 from training.logs import Terminal
-from training.recipes import RECIPES
-from training.run import run
+from training.recipes import find_recipe
+from training.run import once
 
 # GRN's variants: functions in place of the block's GELU and GRN, (B, N, C), gamma, beta, epsilon -> (B, N, C).
 
@@ -204,14 +206,6 @@ VARIANTS = {
 }
 
 
-def cell(folder, prepare, config, data, say):
-    """The results of a run in a folder: read, gone on with, or begun."""
-    if (folder / "results.json").is_file():
-        return json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    say(f"-- {folder}")
-    return run(prepare, config, str(folder), data, resume=(folder / "recipe.json").is_file(), say=say)
-
-
 def accuracy(name, seed, workdir, data, configs, say):
     """Top-1 of a variant; pre-trainings that are the same for several variants are shared."""
     variant = VARIANTS[name]
@@ -219,9 +213,9 @@ def accuracy(name, seed, workdir, data, configs, say):
     first = with_settings(first, variant.settings)
     named = "_".join([variant.pretrain, *variant.settings]).strip("_").replace("=", "_") or "default"
     pretrained = workdir / f"pretrain_{named}_seed_{seed}"
-    cell(pretrained, pretraining(variant.pretrain), first, data, say)
+    once(pretraining(variant.pretrain), first, pretrained, data, say)
     second = dataclasses.replace(second, init=str(pretrained))
-    results = cell(workdir / f"{name}_seed_{seed}", finetuning(variant.finetune), second, data, say)
+    results = once(finetuning(variant.finetune), second, workdir / f"{name}_seed_{seed}", data, say)
     return results["top_1"]
 
 
@@ -259,6 +253,7 @@ def ablate(names, seeds, workdir, data, configs, say):
     workdir.mkdir(parents=True, exist_ok=True)
     for seed in range(seeds):
         for name in names:
+            say(f"-- {name}, seed {seed}")
             found.setdefault(name, []).append(accuracy(name, seed, workdir, data, configs, say))
             write_tables(workdir, found)
     return found
@@ -276,13 +271,18 @@ def main():
     flags.add_argument("--pretrain", action="append", default=[], help="key=value of the pre-training; repeatable")
     flags.add_argument("--finetune", action="append", default=[], help="key=value of the fine-tuning; repeatable")
     given, say = flags.parse_args(), Terminal()
-    keep_memory()
-    configs = [
-        with_settings(RECIPES[f"{kind}_{given.set_name}"], getattr(given, kind)) for kind in ("pretrain", "finetune")
-    ]
-    ablate(given.variants.split(","), given.seeds, given.workdir, given.data, configs, say)
-    say((pathlib.Path(given.workdir) / "table.md").read_text(encoding="utf-8"))
+
+    def body():
+        begin()
+        configs = [
+            with_settings(find_recipe(f"{kind.__name__.lower()}_{given.set_name}", kind), settings)
+            for kind, settings in ((Pretrain, given.pretrain), (Finetune, given.finetune))
+        ]
+        ablate(given.variants.split(","), given.seeds, given.workdir, given.data, configs, say)
+        say((pathlib.Path(given.workdir) / "table.md").read_text(encoding="utf-8"))
+
+    return exit_code(body)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

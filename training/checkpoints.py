@@ -80,10 +80,10 @@ def load(path, variables, recipe=None):
     return meta
 
 
-def differing(theirs, ours):
+def differing(theirs, ours, may_differ=MAY_DIFFER):
     """The keys whose values differ between two recipes and must not; one of them may have been through JSON."""
     theirs, ours = theirs or {}, json.loads(json.dumps(ours or {}))
-    keys = sorted((theirs.keys() | ours.keys()) - set(MAY_DIFFER))
+    keys = sorted((theirs.keys() | ours.keys()) - set(may_differ))
     return [key for key in keys if theirs.get(key) != ours.get(key)]
 
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 KERAS_VARIABLES = ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
+HEARTBEAT = 30  # seconds until JAX takes a silent process for lost; the beats come from a thread of their own
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker", "tpu")
 
 
@@ -26,7 +27,7 @@ class OneDevice:
 
     count = local = processes = 1
     process = 0
-    losses = ()  # what is raised where another process is missing
+    lost = ()  # what a backend raises where another process is missing
 
     @property
     def chief(self):
@@ -43,14 +44,15 @@ class OneDevice:
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def losses_named(self):
+    def naming_a_lost_process(self):
         """Within it, whatever a backend raises where another process has ended is one line."""
         try:
             yield
-        except self.losses as error:
+        except self.lost as error:
+            reason = str(error).strip().splitlines()[0][:200]  # of this process' own failures too
             raise ConnectionError(
-                f"another process of this run has ended: process {self.process} cannot go on alone. Start all of them "
-                f"again with --resume. ({str(error).strip().splitlines()[0][:200]})"
+                f"process {self.process} cannot go on: another process of this run has ended, or this: {reason}. Start "
+                "all of them again with --resume"
             ) from error
 
     def sum(self, numbers):
@@ -68,6 +70,7 @@ class OneDevice:
         return self.sum(mine).tolist()
 
     def largest(self, number):
+        """The largest of this number over all processes."""
         return max(self.of_all(number))
 
     def require_same(self, what, number):
@@ -91,7 +94,7 @@ class Replicas(OneDevice):
         spec = resolver and resolver.cluster_spec().as_dict()
         if spec and len(spec.get("worker", ())) > 1:
             self.processes, self.process = len(spec["worker"]), resolver.task_id
-            self.losses = _losses_of_tensorflow()
+            self.lost = _raised_by_tensorflow()
         self.local = self.count // self.processes
         self.devices = strategy.extended.worker_devices  # of this process
 
@@ -130,7 +133,7 @@ class Mesh(OneDevice):
 
         self.processes, self.process, self.count = jax.process_count(), jax.process_index(), len(devices)
         self.local = self.count // self.processes
-        self.losses = (jax.errors.JaxRuntimeError,) if self.processes > 1 else ()
+        self.lost = (jax.errors.JaxRuntimeError,) if self.processes > 1 else ()
         mesh = jax.sharding.Mesh(np.array(devices), ("rows",))
         self.parted, self.whole = (jax.sharding.NamedSharding(mesh, jax.P(*axes)) for axes in (("rows",), ()))
 
@@ -184,7 +187,7 @@ def open_devices(config, say):
     return devices
 
 
-def _losses_of_tensorflow():
+def _raised_by_tensorflow():
     from tensorflow import errors
 
     return errors.UnavailableError, errors.AbortedError, errors.DeadlineExceededError, errors.InternalError
@@ -252,9 +255,9 @@ def _of_jax(count):
     if "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
         # what `keras.distribution.initialize` does, but for its seeds: they would import TensorFlow
         addresses, *numbers = (os.environ[f"KERAS_DISTRIBUTION_{name}"] for name in KERAS_VARIABLES)
-        jax.distributed.initialize(addresses.split(",")[0], *map(int, numbers))
+        jax.distributed.initialize(addresses.split(",")[0], *map(int, numbers), heartbeat_timeout_seconds=HEARTBEAT)
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
     if count and count > 1:
         with contextlib.suppress(RuntimeError):  # of JAX, where something has been computed already
             jax.config.update("jax_num_cpu_devices", count)

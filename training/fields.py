@@ -89,6 +89,12 @@ def nearest(name, names):
     return f"Closest: {', '.join(close)}." if close else f"There are: {', '.join(names)}."
 
 
+def as_flags(changes):
+    """The words of a command that makes these changes to a recipe: what `with_settings` reads."""
+    texts = {key: ",".join(map(str, value)) if isinstance(value, tuple) else value for key, value in changes.items()}
+    return [word for key, text in texts.items() for word in ("--set", f"{key}={text}")]
+
+
 def with_settings(config, settings):
     """The config with `key=value` texts applied, each value read as its field's type."""
     fields = {field.name: field for field in dataclasses.fields(config)}

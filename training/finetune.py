@@ -54,7 +54,7 @@ def build(config, classes, say):
     return classifier, keras.Model(classifier.input, network_layers(classifier)["head"].output, name="logits")
 
 
-def ready(classifier, config):
+def compiled(classifier, config):
     """The classifier, compiled so that `evaluate` and `fit` go on with it, at a tenth of the recipe's rate."""
     optimizer = keras.optimizers.AdamW(config.peak_lr / 10, weight_decay=config.weight_decay)
     classifier.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(), metrics=["accuracy"])
@@ -152,7 +152,7 @@ def prepare(config, data, say, devices):
         mix=Mixing(mixup=config.mixup, cutmix=config.cutmix) if config.mixes else None,
         evaluate=evaluate,
         best="top_1",
-        save=lambda folder: {"model": folder.save_model(ready(classifier, config))},
+        save=lambda folder: {"model": folder.save_model(compiled(classifier, config))},
         facts={"test_images": test.count, "classes": list(source.classes)},
         next_lines=next_lines,
     )

@@ -20,6 +20,7 @@ import numpy as np
 from absl import app, flags
 
 from keras_convnextv2.whole import write_whole
+from training.command import BAD_INPUT, exit_code, require_flags_only
 from training.data.folder import listed, splits_of
 from training.data.records import MANIFEST, UNFINISHED, command, labels_file, module, read_manifest, read_plan
 from training.logs import Terminal, duration
@@ -180,25 +181,20 @@ def _digest(path):
 
 
 def main(argv):
-    values = flags.FLAGS
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"All arguments are flags. Received: {argv[1]!r}. Did you mean --data {argv[1]}?")
-        if not values.to or not (values.data or values.check):
-            raise ValueError("--data folder:PATH and --to PATH must say what to pack, and where to.")
-        workers = values.workers or None
-        if values.check:
-            check(values.to, workers, Terminal())
-        else:
-            settings = {key: values[key].value for key in ("shard_size", "validation_split", "unlabelled")}
-            pack(values.data, values.to, **settings, workers=workers, say=Terminal())
-    except KeyboardInterrupt:
-        print("\nstopped. The same command goes on.", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, ImportError, RuntimeError) as error:  # the last one: ArrayRecord's own
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """The exit code."""
+    return exit_code(lambda: _body(argv, flags.FLAGS), bad_input=(*BAD_INPUT, RuntimeError))  # the last: ArrayRecord's
+
+
+def _body(argv, values):
+    require_flags_only(argv)
+    if not values.to or not (values.data or values.check):
+        raise ValueError("--data folder:PATH and --to PATH must say what to pack, and where to.")
+    workers = values.workers or None
+    if values.check:
+        check(values.to, workers, Terminal())
+    else:
+        settings = {key: values[key].value for key in ("shard_size", "validation_split", "unlabelled")}
+        pack(values.data, values.to, **settings, workers=workers, say=Terminal())
 
 
 if __name__ == "__main__":

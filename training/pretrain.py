@@ -13,6 +13,7 @@ import keras_convnextv2 as kc
 from keras_convnextv2.whole import write_weights
 from training.configs import Pretrain
 from training.data import Augmentation, open_source, pretraining_example
+from training.fields import as_flags
 from training.optimizers import pretrain_rules
 from training.program import launch
 from training.recipes import following
@@ -54,12 +55,9 @@ def prepare(config, data, say, devices):
 
     def next_lines(results):
         name, settings = following(config)
-        settings = {**settings, "init": results["folder"]}
         words = [sys.executable, "-m", "training.finetune", "--recipe", name, "--data", _labelled(data)]
         words += ["--workdir", f"{results['folder']}_finetuned"]
-        for key, value in settings.items():
-            words += ["--set", f"{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"]
-        return [shlex.join(words)]
+        return [shlex.join([*words, *as_flags({**settings, "init": results["folder"]})])]
 
     return Task(
         model=fcmae,

@@ -26,13 +26,12 @@ from training.evaluation.classification import ranks
 from training.evaluation.features import features_of
 from training.evaluation.linear import choose_l2, fit_linear, flat
 from training.evaluation.neighbours import neighbour_votes
-from training.fields import require
+from training.fields import as_flags, require
 from training.protocol import Look, Results, check_model_channels, every_tenth, launch, picture_in_words, protocol
 from training.recipes import find_recipe
-from training.run import run as run_task
+from training.run import once
 from training.steps import make_predict
 from training.trained import open_trained
-from training.workdir import RECIPE
 
 HEADER = ("protocol", "labels_per_class", "labels", "seeds", "top_1", "top_1_spread", "top_5", "top_5_spread")
 FINETUNE_HINT = "finetune_photos"  # the recipe of the command that is printed
@@ -212,7 +211,7 @@ def _finetuned(config, trained, model, data, labels, classes, folder, say):
         for seed in range(config.seed, config.seed + config.seeds):
             recipe = finetuning(config, trained, model, n, len(classes), seed)
             place = folder.path / f"finetuned_{n}_{seed}"
-            results = run_task(finetune.prepare, recipe, str(place), data, (place / RECIPE).exists(), _indented(say))
+            results = once(finetune.prepare, recipe, place, data, _indented(say))
             top_1.append(results.get("top_1_average", results["top_1"]))
         weights = "the average of the last ones" if recipe.ema else "the last ones"
         settings = {"recipe": config.finetune, "batch_size": recipe.batch_size, "weights": weights}
@@ -253,12 +252,8 @@ def _next_lines(config, trained, model, data, classes):
     recipe = find_recipe(FINETUNE_HINT, Finetune)
     wanted = finetuning(config, trained, model, n, len(classes), config.seed)
     words = [sys.executable, "-m", "training.finetune", "--recipe", FINETUNE_HINT, "--data", data]
-    words += ["--workdir", f"FOLDER_{n}"]
-    for field in dataclasses.fields(wanted):
-        value = getattr(wanted, field.name)
-        if value != getattr(recipe, field.name):
-            words += ["--set", f"{field.name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"]
-    return [shlex.join(words)]
+    changes = {name: value for name, value in vars(wanted).items() if value != getattr(recipe, name)}
+    return [shlex.join([*words, "--workdir", f"FOLDER_{n}", *as_flags(changes)])]
 
 
 if __name__ == "__main__":

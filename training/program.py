@@ -1,20 +1,17 @@
 """The command line that the training programs share: six flags; every other knob is a field of the config."""
 
 import dataclasses
-import logging as python_logging
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from keras_convnextv2 import keep_memory
 from training import cost
-from training.checkpoints import NotFinite
+from training.command import asks_for_help, begin, exit_code, flag_lines, purpose, require_flags_only
 from training.configs import Finetune
 from training.data import open_source
 from training.data.sources import SPECS
 from training.fields import help_texts, with_settings
 from training.logs import Terminal, duration
-from training.loop import Stopped
 from training.optimizers import layer_multipliers
 from training.recipes import RECIPES, about, find_recipe
 from training.run import run
@@ -34,9 +31,6 @@ def define_flags(values=flags.FLAGS):
     return values
 
 
-HELP = ("-h", "-help", "--help", "--helpshort")
-
-
 def overview(kind, values=flags.FLAGS):
     """What --help says: what the program is for, our flags, and the recipes, each in a line."""
     names = ("recipe", "data", "workdir", "resume", "explain", "set")
@@ -45,9 +39,8 @@ def overview(kind, values=flags.FLAGS):
     described = [(name, about(name)) for name in recipes]
     return "\n".join(
         [
-            (sys.modules["__main__"].__doc__ or "").strip(),
-            "\nflags (--helpfull has those of absl too):",
-            *(f"  --{name:{width - 2}}  {values[name].help.splitlines()[0].rstrip(';')}" for name in names),
+            purpose(),
+            *flag_lines(names, values, width - 2),
             "\nrecipes (--explain has every field of one):",
             *(f"  {name:{width}}  {it.expected} [{it.source}]" for name, it in described),
         ]
@@ -105,7 +98,7 @@ def launch(kind, prepare, split):
         split: of the data, whose pictures --explain counts.
     """
     define_flags()
-    if set(HELP) & set(sys.argv[1:]):
+    if asks_for_help():
         print(overview(kind))
         return
     spare_workers_the_program()
@@ -140,31 +133,23 @@ def _chosen(values, kind):
 
 def _main(argv, kind, prepare, split):
     values = flags.FLAGS
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"All arguments are flags. Received: {argv[1]!r}. Did you mean --data {argv[1]}?")
-        if values.explain and not values.recipe:
-            raise ValueError("--explain needs a --recipe. Received: none.")
-        config, data = _chosen(values, kind)
-        if values.explain:
-            source = open_source(data, split, channels=config.channels) if data else None
-            images, classes = source and config.images_of(source), source and len(source.classes)
-            print(explain(values.recipe, config, images, values.set, classes))
-            return 0
-        if not data:
-            raise ValueError(f"--data must be {SPECS}. Received: none. Try --data shapes.")
-        if line := keep_memory():
-            logging.info(line)
-        for library in ("jax", "tensorflow"):  # they report each kind of device they lack, and each reduction
-            python_logging.getLogger(library).setLevel(python_logging.WARNING)
-        say = Terminal()
-        if results := run(prepare, config, values.workdir, data, values.resume, say):
-            farewell(say, results)
-    except Stopped as stopped:
-        print(f"\n{stopped}. Go on with --resume --workdir {values.workdir}", file=sys.stderr)
-        return stopped.exit_code
-    except (ValueError, OSError, ImportError, NotFinite) as error:  # bad input: one line; -v 1 shows where it came from
-        logging.debug("traceback:", exc_info=True)
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
-    return 0
+    go_on = f"Go on with --resume --workdir {values.workdir}"
+    return exit_code(lambda: _body(argv, values, kind, prepare, split), go_on)
+
+
+def _body(argv, values, kind, prepare, split):
+    require_flags_only(argv)
+    if values.explain and not values.recipe:
+        raise ValueError("--explain needs a --recipe. Received: none.")
+    config, data = _chosen(values, kind)
+    if values.explain:
+        source = open_source(data, split, channels=config.channels) if data else None
+        images, classes = source and config.images_of(source), source and len(source.classes)
+        print(explain(values.recipe, config, images, values.set, classes))
+        return
+    if not data:
+        raise ValueError(f"--data must be {SPECS}. Received: none. Try --data shapes.")
+    begin()
+    say = Terminal()
+    if results := run(prepare, config, values.workdir, data, values.resume, say):
+        farewell(say, results)

@@ -2,17 +2,16 @@
 
 import csv
 import dataclasses
-import logging as python_logging
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from keras_convnextv2 import keep_memory
+from training.command import asks_for_help, begin, exit_code, flag_lines, purpose, require_flags_only
 from training.data.decode import check_channels
 from training.data.sources import SPECS
 from training.fields import help_texts, require, require_types, with_settings
 from training.logs import Terminal
-from training.program import HELP, spare_workers_the_program
+from training.program import spare_workers_the_program
 from training.trained import KINDS, NO_CROP
 from training.workdir import RECIPE, Workdir, read_record, versions
 
@@ -129,9 +128,7 @@ def explain(config):
 
 def overview(config, values=flags.FLAGS):
     """What --help says: what the program is for, its flags, and what --set can change."""
-    lines = [(sys.modules["__main__"].__doc__ or "").strip(), "\nflags (--helpfull has those of absl too):"]
-    lines += [f"  --{name:8}  {values[name].help.splitlines()[0].rstrip(';')}" for name in FLAGS]
-    return "\n".join([*lines, "\nwhat --set can change:", explain(config)])
+    return "\n".join([purpose(), *flag_lines(FLAGS, values), "\nwhat --set can change:", explain(config)])
 
 
 def launch(kind, run, takes=SPECS, takes_files=False):
@@ -143,7 +140,7 @@ def launch(kind, run, takes=SPECS, takes_files=False):
         takes_files: arguments that are no flags are pictures: `data` is then a list.
     """
     define_flags(takes=takes)
-    if set(HELP) & set(sys.argv[1:]):
+    if asks_for_help():
         print(overview(kind()))
         return
     spare_workers_the_program()
@@ -152,24 +149,18 @@ def launch(kind, run, takes=SPECS, takes_files=False):
 
 def main(argv, kind, run, takes=SPECS, takes_files=False, values=flags.FLAGS):
     """The exit code."""
-    try:
-        if argv[1:] and not takes_files:
-            raise ValueError(f"All arguments are flags. Received: {argv[1]!r}. Did you mean --data {argv[1]}?")
-        config = with_settings(kind(), values.set)
-        if values.explain:
-            print(explain(config))
-            return 0
-        data = [*([values.data] if values.data else []), *argv[1:]]
-        if not data:
-            raise ValueError(f"--data must be {takes}. Received: none.")
-        if line := keep_memory():
-            logging.info(line)
-        python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it reports each kind of device it lacks
-        run(config, values.model, data if takes_files else data[0], values.workdir, Terminal())
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, OSError, ImportError) as error:  # bad input: one line; -v 1 shows where it came from
-        logging.debug("traceback:", exc_info=True)
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: _body(argv, kind, run, takes, takes_files, values))
+
+
+def _body(argv, kind, run, takes, takes_files, values):
+    if not takes_files:
+        require_flags_only(argv)
+    config = with_settings(kind(), values.set)
+    if values.explain:
+        print(explain(config))
+        return
+    data = [*([values.data] if values.data else []), *argv[1:]]
+    if not data:
+        raise ValueError(f"--data must be {takes}. Received: none.")
+    begin()
+    run(config, values.model, data if takes_files else data[0], values.workdir, Terminal())

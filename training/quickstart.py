@@ -9,7 +9,6 @@ again, it goes on where it was.
 
 import dataclasses
 import itertools
-import json
 import pathlib
 import statistics
 import sys
@@ -22,14 +21,12 @@ from absl import app, flags, logging
 import keras_convnextv2 as kc
 from keras_convnextv2 import visualize
 from training import finetune, pretrain
-from training.checkpoints import NotFinite
+from training.command import begin, exit_code
 from training.data import open_source
 from training.fields import require, with_settings
 from training.logs import Terminal, duration
-from training.loop import Stopped
 from training.recipes import RECIPES
-from training.run import run as run_task
-from training.workdir import RECIPE, RESULTS
+from training.run import once
 
 DATA = "shapes"
 ARMS = {"pre-trained": "finetune_shapes", "from scratch": "scratch_shapes"}
@@ -56,7 +53,7 @@ def run(config, workdir, log):
     folder, start = pathlib.Path(workdir), time.perf_counter()
     log(f"1/4 FCMAE pre-training on unlabelled pictures ({keras.backend.backend()} backend)")
     recipe = dataclasses.replace(RECIPES["pretrain_shapes"], steps=config.pretrain_steps)
-    pretrained = once(pretrain.prepare, recipe, folder / "pretrained", log)
+    pretrained = once(pretrain.prepare, recipe, folder / "pretrained", DATA, log)
     done = {"pre-training": pretrained}
     for number, (arm, name) in enumerate(ARMS.items(), 2):
         log(f"{number}/4 a classifier from few labels, {arm}, {config.seeds} seeds")
@@ -65,7 +62,7 @@ def run(config, workdir, log):
         for seed in range(config.seeds):
             recipe = dataclasses.replace(RECIPES[name], steps=config.finetune_steps, seed=seed, init=init)
             place = folder / f"{arm.replace(' ', '_')}_{seed}"
-            done[arm].append(once(finetune.prepare, recipe, place, brief(log)))
+            done[arm].append(once(finetune.prepare, recipe, place, DATA, brief(log)))
             log(f"  seed {seed}: {done[arm][-1]['top_1']:.1f}% in {done[arm][-1]['seconds']:.0f} s")
     text = table(done)
     folder.joinpath(FILES["table"]).write_text(text + "\n", encoding="utf-8")
@@ -83,20 +80,6 @@ NEXT = """next:
   python -m training.pretrain --recipe pretrain_cifar --data folder:YOUR_PICTURES --workdir runs/mine
   python -m training.finetune --recipe finetune_shapes --data shapes --set init={pretrained} --workdir runs/next
   python -m training.finetune --recipe finetune_shapes --explain     (every knob, with its help)"""
-
-
-def once(prepare, recipe, folder, log):
-    """The results of a run: those it left, or those it makes, going on from its last checkpoint."""
-    begun, ended = (folder / RECIPE).exists(), folder / RESULTS
-    if ended.exists():
-        kept = json.loads((folder / RECIPE).read_text())
-        same = kept["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe)))
-        same = same and kept["versions"]["backend"] == keras.backend.backend()
-        rule = "--workdir must be a new folder or one of the same settings and backend"
-        require(same, rule, str(folder.parent), "Try another --workdir.")
-        log(f"  {folder} is complete: taken as it is")
-        return json.loads(ended.read_text())
-    return run_task(prepare, recipe, folder, DATA, resume=begun, say=log)
 
 
 def brief(log, every=8):
@@ -177,24 +160,18 @@ def remarks(done):
     )
 
 
-def main(argv):
-    del argv
+def main():
+    """The exit code."""
+
+    def body():
+        begin()
+        run(with_settings(Quickstart(), flags.FLAGS.set), flags.FLAGS.workdir, Terminal())
+
     logging.set_verbosity(logging.WARNING)  # TensorFlow narrates every file that it exports
-    try:
-        config = with_settings(Quickstart(), flags.FLAGS.set)
-        if line := kc.keep_memory():
-            print(line)
-        run(config, flags.FLAGS.workdir, Terminal())
-    except Stopped as stopped:
-        print(f"\n{stopped}. The same command goes on.", file=sys.stderr)
-        return stopped.exit_code
-    except (ValueError, OSError, NotFinite) as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(body)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", "runs/quickstart", "Folder for everything that is made.")
     flags.DEFINE_multi_string("set", [], "key=value: pretrain_steps, finetune_steps or seeds; repeatable.")
-    app.run(lambda argv: sys.exit(main(argv)))
+    app.run(lambda _: sys.exit(main()))

@@ -1,20 +1,23 @@
 """What is the same for every program: folder, seed, plan, step, log, loop, checkpoints, saving."""
 
 import dataclasses
+import json
+import pathlib
 import random
 from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
 
-from training.checkpoints import Checkpoints
+from training.checkpoints import Checkpoints, differing
 from training.data import training_batches
 from training.devices import open_devices
+from training.fields import require
 from training.logs import Log, Terminal, in_words
 from training.loop import Plan, train
 from training.optimizers import AdamW, addressed
 from training.steps import make_step
-from training.workdir import Workdir
+from training.workdir import RECIPE, RESULTS, Workdir, read_record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,11 +70,29 @@ def run(prepare, config, workdir, data, resume=False, say=None):
     with devices.scope():
         task = prepare(config, data, say, devices)
     plan = Plan.of(config, task.source.count)  # refuses too large a batch before the folder is taken
-    with folder, devices.losses_named():
+    with folder, devices.naming_a_lost_process():
         devices.require_same("recipe and data", folder.fingerprint)
         results = _run(config, task, plan, folder, devices, resume, say)
         devices.sum(0)  # nobody leaves before the chief has written everything
         return results if devices.chief else {}
+
+
+def once(prepare, config, workdir, data, say):
+    """The results of a run: those it left, or those it makes, going on from its last checkpoint.
+
+    Raises:
+        ValueError: the folder holds the results of another recipe, or of another backend.
+    """
+    folder = pathlib.Path(workdir)
+    if not (folder / RESULTS).exists():
+        return run(prepare, config, folder, data, (folder / RECIPE).exists(), say)
+    kept = read_record(folder / RECIPE)
+    same = not differing(kept["recipe"], dataclasses.asdict(config), may_differ=()) and kept["data"] == data
+    same = same and kept["versions"]["backend"] == keras.backend.backend()
+    rule = "--workdir must be a new folder or one of the same settings and backend"
+    require(same, rule, str(folder), "Try another --workdir.")
+    say(f"  {folder} is complete: taken as it is")
+    return json.loads((folder / RESULTS).read_text())
 
 
 def _silent(text, progress=False):
@@ -111,7 +132,7 @@ def _trained(config, task, plan, step, checkpoints, path, resume, say):
         say(f"resuming {begun}")
     sizes = {"first_step": first, "total_steps": plan.total_steps, "batch_size": plan.batch_size}
     state = newest and newest.get("log")
-    log = Log(path, **sizes, say=say, state=state, writes=checkpoints.devices.chief)
+    log = Log(path, **sizes, say=say, state=state, writes=step.devices.chief)
     numbers = log.evaluated(first)
 
     def evaluate(done):
@@ -125,7 +146,7 @@ def _trained(config, task, plan, step, checkpoints, path, resume, say):
         if task.evaluate and first and not numbers:
             evaluate(first)  # the run was killed between a checkpoint and its evaluation
         if first < plan.total_steps:
-            batches = log.without_substitutes(_batches(config, task, plan, first, checkpoints.devices))
+            batches = log.without_substitutes(_batches(config, task, plan, first, step.devices))
             looks = evaluate if task.evaluate else None
             train(plan, step, batches, checkpoints, log, first_step=first, evaluate=looks)
     finally:

@@ -9,42 +9,17 @@ import keras
 import numpy as np
 import pytest
 from absl import flags
-from PIL import Image
 
 import keras_convnextv2 as kc
-from keras_convnextv2.layers.network import network_layers
+from tests.training.colours import NAMES, by_colour, write_colour
 from training import evaluate, predict, probe, protocol, trained
 from training.evaluate import Evaluate
 from training.predict import Predict
 from training.trained import open_trained
 
-NAMES = ("red", "green", "blue")
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
-
 
 def quiet(text, progress=False):
     """Takes the lines of a program."""
-
-
-def by_colour(names=NAMES, side=16, **options):
-    """A network whose answer is the brightest channel: its stem and head do it, its one block does nothing."""
-    shape = (side, side, 3)
-    model = kc.ConvNeXtV2((1,), (3,), classes=names, input_shape=shape, stem_patch_size=4, **options)
-    layers = network_layers(model)
-    kernel = np.zeros((4, 4, 3, 3), "float32")
-    kernel[:, :, range(3), range(3)] = 1 / 16
-    for variable in model.trainable_variables:
-        if variable.path.endswith(("project/kernel", "project/bias", "head/bias")):
-            variable.assign(np.zeros(variable.shape))
-        elif variable.path.endswith("stem/conv/kernel"):
-            variable.assign(kernel)
-    layers["head"].kernel.assign(np.eye(3)[:, [NAMES.index(name) if name in NAMES else 0 for name in names]] * 3)
-    return model
-
-
-def write_colour(path, colour, size=(20, 24)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, COLOURS[colour]).save(path)
 
 
 def rows_of(path):
@@ -55,12 +30,6 @@ def rows_of(path):
 def is_png(path):
     head = path.read_bytes()[:24]
     return head.startswith(b"\x89PNG") and min(struct.unpack(">II", head[16:])) > 100
-
-
-@pytest.fixture
-def saved(tmp_path):
-    by_colour().save(tmp_path / "colours.keras")
-    return str(tmp_path / "colours.keras")
 
 
 @pytest.fixture

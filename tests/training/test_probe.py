@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import keras_convnextv2 as kc
-from tests.training.test_evaluate_predict import by_colour, quiet, write_colour
+from tests.training.colours import by_colour, write_colour
+from tests.training.test_evaluate_predict import quiet
 from training import finetune, probe
 from training.data import open_source, take_per_class
 from training.evaluation.features import features_of
@@ -19,12 +20,6 @@ from training.recipes import RECIPES
 from training.trained import open_trained
 
 CONFIG = Probe(shots=(1, 2, 9), seeds=2, k=3, l2=(1.0, 0.01))
-
-
-@pytest.fixture
-def saved(tmp_path):
-    by_colour().save(tmp_path / "colours.keras")
-    return str(tmp_path / "colours.keras")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from keras_convnextv2.layers.preprocessing import Preprocessing
 from tests.training.data.conftest import GOLDEN, write_picture
 from training import finetune, pretrain, program, workdir
 from training import quiet as quiet_module
+from training import run as run_module
 from training.configs import Finetune, Pretrain
 from training.data import (
     ColorJitter,
@@ -442,6 +443,29 @@ def test_worker_processes_import_neither_the_program_nor_keras():
     command = [sys.executable, "-m", "tests.training.modules_of_workers"]
     modules = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert {"training", "PIL"} <= set(modules) and not {"keras", "tensorflow", "torch"} & set(modules)
+
+
+def test_a_run_that_was_begun_goes_on_and_one_that_ended_is_taken(tmp_path, monkeypatch):
+    asked, said = [], []
+
+    def run_task(prepare, config, folder, data, resume, say):
+        asked.append(resume)
+        return {"top_1": 1.0}
+
+    monkeypatch.setattr(run_module, "run", run_task)
+    folder = tmp_path / "run"
+    once = lambda config=FINETUNE: run_module.once(None, config, folder, DATA, said.append)  # noqa: E731
+    once()
+    folder.mkdir()
+    record = {"recipe": dataclasses.asdict(FINETUNE), "versions": {"backend": keras.backend.backend()}}
+    (folder / "recipe.json").write_text(json.dumps({"program": "finetune", "data": DATA, **record}))
+    once()
+    assert asked == [False, True]
+    (folder / "results.json").write_text(json.dumps({"top_1": 2.0}))
+    assert once() == {"top_1": 2.0} and len(asked) == 2 and "is complete" in said[-1]
+    for other in ({"seed": 5}, {"epochs": 7}):
+        with pytest.raises(ValueError, match="must be a new folder or one of the same settings and backend"):
+            once(dataclasses.replace(FINETUNE, **other))
 
 
 def test_there_are_six_flags():

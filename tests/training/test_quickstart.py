@@ -1,13 +1,6 @@
 """Parts of the quickstart; the whole of it runs in a short setting beside the tests."""
 
-import dataclasses
-import json
-
-import keras
-import pytest
-
 from training import quickstart
-from training.recipes import RECIPES
 
 PRE = {"steps": 2000, "first_loss": 1.0, "loss": 0.4, "seconds": 300.0}
 
@@ -50,26 +43,3 @@ def test_progress_is_thinned_out_and_resuming_is_said():
     for step in range(7):
         say(f"step {step}", progress=True)
     assert lines == ["  resuming after step 5 of 9", "  step 2", "  step 5"]
-
-
-def test_a_run_that_was_begun_goes_on_and_one_that_ended_is_taken(tmp_path, monkeypatch):
-    asked, said = [], []
-
-    def run_task(prepare, recipe, folder, data, resume, say):
-        asked.append(resume)
-        return {"top_1": 1.0}
-
-    monkeypatch.setattr(quickstart, "run_task", run_task)
-    recipe, folder = RECIPES["scratch_shapes"], tmp_path / "run"
-    once = lambda: quickstart.once(None, recipe, folder, said.append)  # noqa: E731
-    once()
-    folder.mkdir()
-    record = {"recipe": dataclasses.asdict(recipe), "versions": {"backend": keras.backend.backend()}}
-    (folder / "recipe.json").write_text(json.dumps(record))
-    once()
-    assert asked == [False, True]
-    (folder / "results.json").write_text(json.dumps({"top_1": 2.0}))
-    assert once() == {"top_1": 2.0} and len(asked) == 2 and "is complete" in said[-1]
-    other = dataclasses.replace(recipe, seed=5)
-    with pytest.raises(ValueError, match="must be a new folder or one of the same settings and backend"):
-        quickstart.once(None, other, folder, said.append)

@@ -89,7 +89,7 @@ class BaseStep:
             done = work_off(done, {key: rows[part] for key, rows in parts.items()})
         return done
 
-    shares = 1  # into how many the batch that `accumulate` sees is one of
+    shares = 1  # so many batches as `accumulate` sees make the global one
 
     def reduce(self, loss, fixed, gradients):
         """The sums over all devices, and the means of fixed values, where each has its own."""
