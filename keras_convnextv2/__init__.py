@@ -18,6 +18,7 @@ from keras_convnextv2.fcmae import FCMAE
 from keras_convnextv2.layers import GRN, ConvNeXtV2Block, DepthwiseConv2D, DropPath, class_names
 from keras_convnextv2.memory import keep_memory
 from keras_convnextv2.preprocessing import EvaluationTransform, decode_predictions, normalize, preprocess_input
+from keras_convnextv2.segmentation import UPerNet
 from keras_convnextv2.weights import (
     LoadReport,
     Preset,
@@ -49,6 +50,7 @@ __all__ = [
     "LoadReport",
     "Preset",
     "SaveReport",
+    "UPerNet",
     "class_names",
     "decode_predictions",
     "export_model",

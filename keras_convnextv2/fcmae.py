@@ -108,11 +108,16 @@ class FCMAE(Portable, keras.Model):
         self.channels = backbone.input_shape[-1]
         pixels = self.stride * self.stride * self.channels
         self.decoder = Decoder(decoder_dim, decoder_depth, pixels, dtype=last.dtype_policy, name="decoder")
-        apply_settings(self, [self.decoder], parts)
+        apply_settings(self, self.heads, parts)
         self.decoder.build((None, None, last.dim))
         self.built = True
         if None not in backbone.input_shape[1:3]:
             self.visible_patches(backbone.input_shape[1:3])  # raises here, not at the first batch
+
+    @property
+    def heads(self):
+        """The layers beside the backbone."""
+        return [self.decoder]
 
     def call(self, inputs, training=None):
         images, patches = self._images_and_patches(inputs)
@@ -269,7 +274,7 @@ class FCMAE(Portable, keras.Model):
     def get_config(self):
         own = ("patch_size", "mask_ratio", "decoder_dim", "decoder_depth", "norm_pix_loss", "seed")
         config = {name: getattr(self, name) for name in own}
-        config |= {"name": self.name, "trainable": self.trainable, "parts": settings_of(self, [self.decoder])}
+        config |= {"name": self.name, "trainable": self.trainable, "parts": settings_of(self, self.heads)}
         return {**config, "backbone": keras.saving.serialize_keras_object(self.backbone)}
 
     @classmethod

@@ -13,7 +13,7 @@ SINGLE = ("preprocessing", "stem", "pool", "norm", "head", "predictions")
 
 
 def network_of(model):
-    """The functional model that an FCMAE holds, or the model itself."""
+    """The functional model that an FCMAE or a segmenter holds, or the model itself."""
     return getattr(model, "backbone", model)
 
 
@@ -45,9 +45,7 @@ def prefix_of(stem):
 
 def variables_of(model):
     """{public path: variable}, such as "stage_2/block_5/grn/gamma"; of an FCMAE also "decoder/..."."""
-    found = network_layers(model)
-    if network_of(model) is not model:
-        found["decoder"] = model.decoder
+    found = network_layers(model) | {layer.name: layer for layer in getattr(model, "heads", ())}
     return {
         f"{name}/{v.path.split(f'{layer.name}/', 1)[-1]}": v for name, layer in found.items() for v in layer.weights
     }

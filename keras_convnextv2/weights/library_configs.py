@@ -29,6 +29,7 @@ class Network:
         mean, std: of the preprocessing, fractions of 1 for each channel.
         drop_path_rate: of the last block.
         class_names: of the head; None for ImageNet's or none.
+        segmenter: the config of a `UPerNet`, None for other models.
     """
 
     size: Size
@@ -38,10 +39,11 @@ class Network:
     std: tuple
     drop_path_rate: float
     class_names: tuple | None
+    segmenter: dict | None = None
 
 
 def describe(model, size, class_names=None):
-    """The Network of a model of `ConvNeXtV2` or an `FCMAE`."""
+    """The Network of a model of `ConvNeXtV2`, an `FCMAE` or a `UPerNet`."""
     stages, layers = stages_of(model), network_layers(model)
     mean, std = statistics(model) or channel_statistics(size.stem[2])
     return Network(
@@ -52,6 +54,7 @@ def describe(model, size, class_names=None):
         std=std,
         drop_path_rate=float(stages[-1].drop_paths[-1]),
         class_names=names_of(model) if class_names is None else checked_names(class_names, size.classes),
+        segmenter=model.get_config() if size.pools else None,
     )
 
 
@@ -112,10 +115,21 @@ def timm_config(network):
 
 
 def huggingface_config(network):
-    """`config.json` of transformers' ConvNextV2ForImageClassification, or of its ConvNextV2Model without a head."""
+    """`config.json` of transformers' ConvNextV2ForImageClassification, ConvNextV2Model without a head, or UPerNet."""
+    size, labels = network.size, {}
+    if size.classes:
+        names = network.class_names or _labels(size.classes)
+        labels["id2label"] = {str(i): name for i, name in enumerate(names)}
+        labels["label2id"] = {name: i for i, name in enumerate(names)}
+    if network.segmenter:
+        return {**_huggingface_upernet(network), **labels}
+    kind = "ConvNextV2ForImageClassification" if size.classes else "ConvNextV2Model"
+    return {"architectures": [kind], **_huggingface_network(network), **labels}
+
+
+def _huggingface_network(network):
     size, picture = network.size, network.picture
-    config = {
-        "architectures": ["ConvNextV2ForImageClassification" if size.classes else "ConvNextV2Model"],
+    return {
         "model_type": "convnextv2",
         "depths": size.depths,
         "hidden_sizes": size.dims,
@@ -129,11 +143,27 @@ def huggingface_config(network):
         "initializer_range": STDDEV,
         "dtype": "float32",
     }
-    if size.classes:
-        labels = network.class_names or _labels(size.classes)
-        config["id2label"] = {str(i): label for i, label in enumerate(labels)}
-        config["label2id"] = {label: i for i, label in enumerate(labels)}
-    return config
+
+
+def _huggingface_upernet(network):
+    size, segmenter = network.size, network.segmenter
+    stages = [f"stage{s + 1}" for s in range(len(size.depths))]
+    return {
+        "architectures": ["UperNetForSemanticSegmentation"],
+        "model_type": "upernet",
+        "backbone_config": {**_huggingface_network(network), "out_features": stages},
+        "hidden_size": segmenter["channels"],
+        "pool_scales": segmenter["pool_scales"],
+        "use_auxiliary_head": bool(segmenter["auxiliary_channels"]),
+        "auxiliary_loss_weight": 0.4,
+        "auxiliary_in_channels": size.dims[-2],
+        "auxiliary_channels": segmenter["auxiliary_channels"],
+        "auxiliary_num_convs": 1,
+        "auxiliary_concat_input": False,
+        "loss_ignore_index": segmenter["ignore"],
+        "initializer_range": STDDEV,
+        "dtype": "float32",
+    }
 
 
 def _labels(classes):
@@ -146,17 +176,26 @@ def _labels(classes):
 
 
 def huggingface_preprocessor(network):
-    """`preprocessor_config.json` of transformers' ConvNextImageProcessor, which makes square pictures."""
-    crop, _ = published_crop(min(network.picture))
-    return {
-        "image_processor_type": "ConvNextImageProcessor",
+    """`preprocessor_config.json` of transformers' ConvNextImageProcessor, which makes square pictures.
+
+    Of a segmenter it is SegformerImageProcessor's, which brings pictures to one size.
+    """
+    scaled = {
         "do_resize": True,
-        "size": {"shortest_edge": min(network.picture)},
-        "crop_pct": crop,
-        "resample": 3,  # bicubic
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": network.mean,
         "image_std": network.std,
+    }
+    if network.segmenter:
+        size = dict(zip(("height", "width"), network.picture, strict=True))
+        return {"image_processor_type": "SegformerImageProcessor", **scaled, "size": size, "resample": 2}  # bilinear
+    crop, _ = published_crop(min(network.picture))
+    return {
+        "image_processor_type": "ConvNextImageProcessor",
+        **scaled,
+        "size": {"shortest_edge": min(network.picture)},
+        "crop_pct": crop,
+        "resample": 3,  # bicubic
     }

@@ -14,6 +14,8 @@ from keras_convnextv2.weights.matching import STEM, measure, open_recognised, pa
 from keras_convnextv2.weights.readers import Arrays, finite_or_raise, numbers_or_raise
 from keras_convnextv2.weights.rows import CONVERSIONS, OWN
 
+LISTED = 20  # names of a kind in a printed report; all of them are in its fields
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LoadReport:
@@ -45,7 +47,8 @@ class LoadReport:
         for title, names in groups.items():
             for reason in dict.fromkeys(names.values()):
                 group = [name for name, why in names.items() if why == reason]
-                lines.append(f"  {title}: {', '.join(group)} ({reason})")
+                more = f" and {len(group) - LISTED} more" if len(group) > LISTED else ""
+                lines.append(f"  {title}: {', '.join(group[:LISTED])}{more} ({reason})")
         return "\n".join(lines)
 
 
@@ -57,15 +60,15 @@ def load_weights(model, path, skip_head=False, *, ema=False, verbose=0):
     files (.pt, .pth, .bin); and Keras' own .weights.h5 and .keras. Every array must find its variable and every
     variable its array. Only whole parts may be missing on one side: a final norm, head or decoder that the model lacks
     is left out, and so is the norm behind each stage that detectors and segmenters have (`pyramid(model, norm=True)`
-    takes them) and their other parts; a file from pre-training, which has no norm and no head, leaves the model's
-    alone. The report names them.
+    takes them) and their other parts, but those of mmsegmentation's and transformers' UPerNet, which a `UPerNet` takes;
+    a file from pre-training, which has no norm and no head, leaves the model's alone. The report names them.
 
     The stem is adapted to a model of other channels, with a warning: to one, its kernel is the sum over the file's
     channels, so that a grey picture gives what its three equal channels gave; to several, the file's channels repeated
     in turn and rescaled. A decoder, which predicts pixels, is then left alone.
 
     Args:
-        model: a model of `ConvNeXtV2`, with or without top, or an `FCMAE`.
+        model: a model of `ConvNeXtV2`, with or without top, an `FCMAE` or a `UPerNet`.
         path: the file; or what is downloaded, the name of a preset (see `list_presets`; its size may be left out, and
             "imagenet" is `fcmae_ft_in1k`), "hf:owner/name" or "hf:owner/name/file". A .safetensors file needs the
             package safetensors, a torch file needs torch, on any backend.
@@ -104,10 +107,8 @@ def load_recognised(model, found, source, skip_head=False, verbose=0):
     """`load_weights` of a file that is open, as `open_recognised` yields it; `source` is its name in the report."""
     options = {"where": found.where, "source": source, "skip_head": skip_head, "verbose": verbose}
     report = _fill(model, found.table, found.arrays, **options)
-    left_out = {found.prefix + name: why for name, why in report.left_out.items()} | dict.fromkeys(
-        found.beside, "a detector's or segmenter's, beside the network"
-    )
-    return dataclasses.replace(report, prefix=found.prefix, left_out=left_out)
+    left_out = {found.prefix + name: why for name, why in report.left_out.items()}
+    return dataclasses.replace(report, prefix=found.prefix, left_out=left_out | found.beside)
 
 
 def apply_weights(model, weights):

@@ -9,7 +9,18 @@ import numpy as np
 
 from keras_convnextv2.sizes import SIZES
 from keras_convnextv2.weights.readers import Arrays, of_names, open_arrays, without_prefix
-from keras_convnextv2.weights.rows import CONVERSIONS, ENCODER, OTHER_HEADS, OWN, READABLE, Format, part_name, part_of
+from keras_convnextv2.weights.rows import (
+    CLASSIFIERS,
+    CONVERSIONS,
+    COUNTER,
+    ENCODER,
+    OTHER_HEADS,
+    OWN,
+    READABLE,
+    Format,
+    part_name,
+    part_of,
+)
 
 # What training code puts before every name: data parallel, torch.compile, a model inside of another module.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.")
@@ -29,6 +40,7 @@ class Size:
     classes: int | None
     decoder_depth: int
     decoder_dim: int | None = None
+    pools: int = 0  # of a UPerNet
 
     @property
     def name(self):
@@ -100,15 +112,15 @@ def _checked(table, shapes, where):
 class Recognised:
     """The arrays of a network in a file, and the format of their names.
 
-    `prefix` stood before all of them and is no format's, "" for none; `beside` are names of a detector's or segmenter's
-    neck and heads; `where` is what errors call the file.
+    `prefix` stood before all of them and is no format's, "" for none; `beside` is {name: why it is not used} of what
+    belongs to no network; `where` is what errors call the file.
     """
 
     where: str
     arrays: Arrays
     table: Format
     prefix: str
-    beside: tuple
+    beside: dict
 
 
 @contextlib.contextmanager
@@ -116,18 +128,35 @@ def open_recognised(path, ema=False, where=None):
     """What a file holds, as Recognised; it stays open inside the `with`."""
     where = where or repr(str(path))
     with open_arrays(path, ema) as arrays:
-        prefix, beside = "", ()
+        prefix, beside = "", {}
         while True:
-            heads = tuple(prefix + name for name in arrays.shapes if name.startswith(OTHER_HEADS))
-            if 0 < len(heads) < len(arrays.shapes):
-                arrays = of_names(arrays, [name for name in arrays.shapes if prefix + name not in heads])
-                beside += heads
+            if not _describes_heads(_format_of(arrays.shapes), arrays.shapes):
+                reason = "a detector's or segmenter's, beside the network"
+                arrays, apart = _apart(arrays, lambda name: name.startswith(OTHER_HEADS), reason)
+                beside |= {prefix + name: why for name, why in apart.items()}
             # The names as they are first: some formats have such a prefix of their own.
             table = _format_of(arrays.shapes)
             if table or not (wrapper := _wrapper(arrays.shapes)):
                 break
             arrays, prefix = without_prefix(arrays, wrapper), prefix + wrapper
+        arrays, apart = _apart(arrays, lambda name: name.endswith(COUNTER), "a counter of torch's, not used")
+        beside |= {prefix + name: why for name, why in apart.items()}
         yield Recognised(where, arrays, _checked(table, arrays.shapes, where), prefix, beside)
+
+
+def _apart(arrays, belongs, reason):
+    """(the Arrays that do not belong there, {name: reason} of those that do); all of them stay if all do."""
+    found = dict.fromkeys(filter(belongs, arrays.shapes), reason)
+    rest = [name for name in arrays.shapes if name not in found]
+    return (of_names(arrays, rest), found) if rest else (arrays, {})
+
+
+def _describes_heads(table, names):
+    """Whether the format has rows for most of what a segmenter has beside its network."""
+    heads = [name for name in names if name.startswith(OTHER_HEADS)]
+    if not table or not heads or "decode_head" not in table.parts:
+        return False
+    return 2 * len(known_names(table, heads)) >= len(heads)
 
 
 def _wrapper(names):
@@ -139,6 +168,7 @@ def measure(table, shapes):
     per_block = sum(row.each == "block" for row in table.rows)
     per_decoder_block = max(1, sum(row.each == "decoder" for row in table.rows))
     counts, dims = collections.Counter(), collections.defaultdict(collections.Counter)
+    per_pool = max(1, sum(row.each == "pool" for row in table.rows))
     stem = classes = decoder_dim = None
     for name, row, index in known_names(table, shapes):
         counts[row.each, index.get("s")] += 1
@@ -148,7 +178,7 @@ def measure(table, shapes):
         elif row.ours == STEM[0]:
             shape = shape_after(row.conversion, shapes[name]) or ()
             stem = shape if len(shape) == 4 else None
-        elif row.ours == "head/bias":
+        elif row.ours in ("head/bias", "decode_head/classifier/bias"):
             classes = max(shapes[name], default=None)
         elif row.ours == "decoder/mask_token":
             decoder_dim = max(shapes[name], default=None)
@@ -161,6 +191,7 @@ def measure(table, shapes):
         classes=classes,
         decoder_depth=round(counts["decoder", None] / per_decoder_block),
         decoder_dim=decoder_dim,
+        pools=round(counts["pool", None] / per_pool),
     )
 
 
@@ -173,6 +204,8 @@ def expand(table, size):
         "down": [{"s": s} for s in stages[1:]],
         "block": [{"s": s, "b": b} for s in stages for b in range(size.depths[s])],
         "decoder": [{"b": b} for b in range(size.decoder_depth)],
+        "pool": [{"p": p} for p in range(size.pools)],
+        "level": [{"l": level} for level in stages[:-1]],
     }
     return [row.pair(**index) for row in table.rows for index in runs[row.each]]
 
@@ -186,15 +219,17 @@ def pair_up(table, theirs, ours, *, where, skip_head=False):
     """
     have, want = measure(table, theirs), measure(OWN, ours)
     _check_size(have, want, where)
-    if not skip_head and have.classes and want.classes and have.classes != want.classes:
-        raise ValueError(f"{where} has a head of {have.classes} classes, the model one of {want.classes}: {SKIP_HEAD}")
     in_file, in_model = parts_in(table, theirs), parts_in(OWN, ours)
+    both_classify = not skip_head and in_file & in_model & set(CLASSIFIERS)
+    if both_classify and have.classes and want.classes and have.classes != want.classes:
+        raise ValueError(f"{where} has a head of {have.classes} classes, the model one of {want.classes}: {SKIP_HEAD}")
     channels = tuple(size.stem and size.stem[2] for size in (have, want))
     surplus, lacking = _excused(in_file, in_model, want, where, skip_head, channels)
     if "decoder" not in surplus:
         _check_decoder(have, want, where)
     depth = have.decoder_depth if "decoder" in surplus else want.decoder_depth
-    wanted = expand(table, dataclasses.replace(want, decoder_depth=depth))
+    pools = have.pools if "decode_head" in surplus else want.pools
+    wanted = expand(table, dataclasses.replace(want, decoder_depth=depth, pools=pools))
     expected = [pair for pair in wanted if pair.part in in_file | in_model - set(lacking)]
     pairs = [pair for pair in expected if pair.part not in surplus]
     untouched = {path: lacking[part] for path in ours if (part := part_of(path)) in lacking}
@@ -240,10 +275,9 @@ def _excused(file, model, want, where, skip_head, channels):
     """({part of the file to leave out: reason}, {part of the model to leave alone: reason})."""
     surplus = {part: f"the model has no {part_name(part)}" for part in file - model - {ENCODER}}
     lacking = {}
-    if skip_head and "head" in model:
-        lacking["head"] = "skip_head=True"
-        if "head" in file:
-            surplus["head"] = "skip_head=True"
+    if skip_head:
+        lacking |= {part: "skip_head=True" for part in CLASSIFIERS if part in model}
+        surplus |= {part: "skip_head=True" for part in CLASSIFIERS if part in model & file}
     if not file & {"norm", "head"}:  # what FCMAE leaves behind is an encoder without either
         reason = (
             "the file is from pre-training and has none" if "decoder" in file else "the file has neither norm nor head"

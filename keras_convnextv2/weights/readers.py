@@ -176,7 +176,8 @@ def _torch_type(tensor):
 
 
 _OPENERS = {".safetensors": _open_safetensors, ".keras": _open_keras, ".h5": _open_h5}
-_NUMBERED = re.compile(r"\b(stage|conv_ne_xt_v2_block|layer_norm)/")  # Keras numbers what is alike, but not the first
+# Keras numbers what is alike, but not the first
+_NUMBERED = re.compile(r"\b(stage|conv_ne_xt_v2_block|layer_norm|conv_norm)/")
 
 
 def _state_dict(content, path, ema):

@@ -59,9 +59,12 @@ CONVERSIONS = {  # theirs -> ours, ours -> theirs
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One kind of parameter; `each` says what {s} (stage), {n} (stage counted from 1) and {b} (block) run over."""
+    """One kind of parameter; `each` says what its indices run over.
 
-    each: str  # "once", "stage" (s), "down" (s from 1), "block" (s, b), "decoder" (b)
+    They are {s} (stage), {n} (stage counted from 1), {b} (block), {p} (pooling) and {l} (level of a feature pyramid).
+    """
+
+    each: str  # "once", "stage" (s), "down" (s from 1), "block" (s, b), "decoder" (b), "pool" (p), "level" (l)
     theirs: str
     ours: str
     conversion: str
@@ -72,8 +75,8 @@ class Row:
         return Pair(self.theirs.format(**index), self.ours.format(**index), self.conversion)
 
     def pattern(self):
-        """A regular expression for `theirs` with the groups s, n and b."""
-        return re.sub(r"\\\{([snb])\\\}", r"(?P<\1>[0-9]+)", re.escape(self.theirs))
+        """A regular expression for `theirs` with a group for each of its indices."""
+        return re.sub(r"\\\{([snbpl])\\\}", r"(?P<\1>[0-9]+)", re.escape(self.theirs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +99,26 @@ class Format:
     name: str
     rows: tuple
 
+    @property
+    def parts(self):
+        """The parts of a network that it has rows for; of norms behind stages one."""
+        return {row.pair(s=0, b=0, p=0, l=0).part for row in self.rows}
+
 
 ENCODER = "encoder"
 # What a file or a model may do without, as a whole; so may the norm behind a stage, norm_0, norm_1 ... of a pyramid.
 # Everything else is the encoder and must pair up.
-PARTS = {"norm": "final norm", "head": "classifier head", "decoder": "FCMAE decoder"}
+PARTS = {
+    "norm": "final norm",
+    "head": "classifier head",
+    "decoder": "FCMAE decoder",
+    "decode_head": "UPerNet head",
+    "auxiliary_head": "auxiliary head",
+    "decode_head/classifier": "classifier of a UPerNet head",
+    "auxiliary_head/classifier": "classifier of an auxiliary head",
+}
+CLASSIFIERS = ("head", "decode_head/classifier", "auxiliary_head/classifier")  # what `skip_head` leaves alone
+COUNTER = "num_batches_tracked"  # of torch's batch norm; nothing depends on it
 _STAGE_NORM = re.compile("norm_([0-9]+)")
 # Beside the network in files of detectors and segmenters (mmdetection, mmsegmentation, transformers).
 OTHER_HEADS = (
@@ -111,7 +129,9 @@ OTHER_HEADS = (
 
 def part_of(path):
     """Which part a variable of ours belongs to: a key of PARTS, "norm_0" ..., or the encoder."""
-    first = path.split("/")[0]
+    first, second, *_ = *path.split("/"), ""
+    if f"{first}/{second}" in PARTS:
+        return f"{first}/{second}"
     return first if first in PARTS or _STAGE_NORM.fullmatch(first) else ENCODER
 
 
@@ -217,6 +237,30 @@ def _openmmlab(prefix):
     )
 
 
+def _batch_norm(each, theirs, ours):
+    names = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+    return tuple(Row(each, f"{theirs}.{name}", f"{ours}/{own}", "same") for name, own in names.items())
+
+
+def _upernet(norm, classifier):
+    """The heads of a UPerNet, as mmsegmentation and transformers call them but for two words."""
+
+    def convolution(each, theirs, ours):
+        kernel = Row(each, f"{theirs}.conv.weight", f"{ours}/conv/kernel", "conv")
+        return (kernel, *_batch_norm(each, f"{theirs}.{norm}", f"{ours}/norm"))
+
+    return (
+        *convolution("pool", "decode_head.psp_modules.{p}.1", "decode_head/pool_{p}"),
+        *convolution("once", "decode_head.bottleneck", "decode_head/bottleneck"),
+        *convolution("level", "decode_head.lateral_convs.{l}", "decode_head/lateral_{l}"),
+        *convolution("level", "decode_head.fpn_convs.{l}", "decode_head/smooth_{l}"),
+        *convolution("once", "decode_head.fpn_bottleneck", "decode_head/fusion"),
+        *_weight("once", f"decode_head.{classifier}", "decode_head/classifier", "conv1x1"),
+        *convolution("once", "auxiliary_head.convs.0", "auxiliary_head/conv"),
+        *_weight("once", f"auxiliary_head.{classifier}", "auxiliary_head/classifier", "conv1x1"),
+    )
+
+
 # The pre-training script runs a sparse encoder: its kernels are flattened and its biases are rows.
 _SPARSE = (
     *_weight("once", "encoder.downsample_layers.0.0", "stem/conv", "conv"),
@@ -281,6 +325,28 @@ _H5_FCMAE = (
     *_h5("once", "decoder/pred", "decoder/pred"),
 )
 
+_H5_CONV_NORM = ("conv/vars/0", *(f"norm/vars/{i}" for i in range(4)))
+
+
+def _h5_convolution(each, theirs, ours):
+    names = ("conv/kernel", "norm/gamma", "norm/beta", "norm/moving_mean", "norm/moving_variance")
+    pairs = zip(_H5_CONV_NORM, names, strict=True)
+    return tuple(Row(each, f"{theirs}/{their}", f"{ours}/{name}", "own") for their, name in pairs)
+
+
+_H5_UPERNET = (
+    *_h5_encoder("backbone/"),
+    *_h5("stage", "backbone/layers/layer_norm_{s}", STAGE_NORM),
+    *_h5_convolution("pool", "decode_head/pools/conv_norm_{p}", "decode_head/pool_{p}"),
+    *_h5_convolution("once", "decode_head/bottleneck", "decode_head/bottleneck"),
+    *_h5_convolution("level", "decode_head/laterals/conv_norm_{l}", "decode_head/lateral_{l}"),
+    *_h5_convolution("level", "decode_head/smooths/conv_norm_{l}", "decode_head/smooth_{l}"),
+    *_h5_convolution("once", "decode_head/fusion", "decode_head/fusion"),
+    *_h5("once", "decode_head/classifier", "decode_head/classifier"),
+    *_h5_convolution("once", "auxiliary_head/conv", "auxiliary_head/conv"),
+    *_h5("once", "auxiliary_head/classifier", "auxiliary_head/classifier"),
+)
+
 READABLE = (
     Format("official", _official("grn")),  # the authors' fine-tuned and released FCMAE files
     Format("timm", _timm("dense")),  # tiny to huge
@@ -307,9 +373,27 @@ READABLE = (
     Format("weights.h5", _h5_network("")),
     Format("weights.h5 pyramid", (*_h5_encoder(""), *_h5("stage", "layers/layer_norm_{s}", STAGE_NORM))),  # with norms
     Format("weights.h5 FCMAE", _H5_FCMAE),
+    # Behind those that lack the heads: with none in a file, those are taken.
+    Format(  # transformers' UperNetForSemanticSegmentation
+        "huggingface UPerNet",
+        (
+            *_huggingface_encoder("backbone."),
+            *_norm("stage", "backbone.hidden_states_norms.stage{n}", STAGE_NORM),
+            *_upernet("batch_norm", "classifier"),
+        ),
+    ),
+    Format(
+        "mmsegmentation UPerNet",
+        (
+            *_openmmlab("backbone."),
+            *_norm("stage", "backbone.norm{s}", STAGE_NORM),
+            *_upernet("bn", "conv_seg"),
+        ),
+    ),
+    Format("weights.h5 UPerNet", _H5_UPERNET),
 )
 # Our own variables, in the words of the same tables: what another Keras model holds.
-_OURS = (*_SPARSE, *_official("grn")[-4:], *_norm("stage", STAGE_NORM, STAGE_NORM))
+_OURS = (*_SPARSE, *_official("grn")[-4:], *_norm("stage", STAGE_NORM, STAGE_NORM), *_upernet("bn", "conv_seg"))
 OWN = Format("keras", tuple(Row(r.each, r.ours, r.ours, "own") for r in _OURS))
 # The authors' fine-tuning adds two axes to each GRN of a released FCMAE file, so it must have (1, 4C) there.
 RELEASED = Format(

@@ -19,13 +19,14 @@ from keras_convnextv2.weights.library_configs import (
 )
 from keras_convnextv2.weights.matching import expand, measure, some
 from keras_convnextv2.weights.readers import ENDINGS, HUB_FILE
-from keras_convnextv2.weights.rows import CONVERSIONS, ENCODER, OWN, TABLES, part_name, part_of
+from keras_convnextv2.weights.rows import CONVERSIONS, COUNTER, ENCODER, OWN, TABLES, part_name, part_of
 from keras_convnextv2.whole import write_whole
 
 WRITTEN = {"timm": (".safetensors",), "huggingface": (".safetensors",), "official": (".pt", ".pth")}  # endings
 FOREIGN = (*ENDINGS, ".h5", ".npz", ".onnx", ".tar")  # endings that no folder is meant to have
 MARKS = {"timm": "architecture", "huggingface": "model_type"}  # what only this library's config.json has
 NORMED = ("timm", "timm conv", "huggingface", "huggingface model")  # whose networks always end in a norm
+RUNNING = "running_mean"
 IDENTITY = {"norm/gamma": np.ones, "norm/beta": np.zeros}  # a norm that only rescales to mean 0 and deviation 1
 
 
@@ -62,19 +63,21 @@ def save_weights_as(model, path, format, *, class_names=None, verbose=0):
     - "timm": a safetensors file for `timm.create_model("local-dir:FOLDER", pretrained=True)` or, by name,
       `timm.create_model(NAME, checkpoint_path=FILE)`. Atto to Nano get their layout of 1x1 convolutions; Tiny to
       Huge and sizes without a published name that of linear layers, the latter as a Tiny with other depths and dims.
-    - "huggingface": for `AutoModelForImageClassification.from_pretrained(FOLDER)`, or `AutoModel` without a head.
+    - "huggingface": for `AutoModelForImageClassification.from_pretrained(FOLDER)`, or `AutoModel` without a head, or
+      `UperNetForSemanticSegmentation` of a `UPerNet`.
     - "official": a torch file as the authors' code has it: a classifier as `--eval` and fine-tuning read it, an
       encoder without norm and head as their released FCMAE files, an FCMAE with its decoder as their pre-training
       script does, which can resume it.
 
-    timm and transformers have no FCMAE decoder: they get the encoder. Their networks always end in a norm: a model
-    without one gets ones and zeros in its place. The report says both. Arrays are float32.
+    timm and transformers have no FCMAE decoder, timm and the authors no UPerNet: they get the encoder. timm's networks
+    and transformers' always end in a norm: a model without one gets ones and zeros in its place. The report says both.
+    Arrays are float32.
 
     The configs take picture size, mean and std from the model, the crop from the published networks of that picture
     size, and ImageNet's class names where there are 1000 classes.
 
     Args:
-        model: a model of `ConvNeXtV2`, with or without top, or an `FCMAE`.
+        model: a model of `ConvNeXtV2`, with or without top, an `FCMAE` or a `UPerNet`.
         path: a folder, which gets model.safetensors or model.pt; or a file, with the configs beside it. Hugging Face's
             file must be called model.safetensors.
         format: "timm", "huggingface" or "official".
@@ -118,6 +121,8 @@ def layout(format, size, parts):
     """The table of rows in which a network with those parts is written."""
     if format == "timm":
         return TABLES["timm conv" if size.name in CONV_LAYOUT else "timm"]
+    if format == "huggingface" and "decode_head" in parts:
+        return TABLES["huggingface UPerNet"]
     if format == "huggingface":
         return TABLES["huggingface" if "head" in parts else "huggingface model"]
     if "decoder" in parts:
@@ -191,7 +196,8 @@ def _assign(table, size, variables, name):
     if extra or lost or not size.depths:
         kinds = (("not expected", extra), ("missing", lost))
         found = "; ".join(f"{kind} {some(names)}" for kind, names in kinds if names)
-        raise ValueError(f"only models of ConvNeXtV2 and FCMAE can be written. Received: {name!r}, with {found}")
+        kinds = "models of ConvNeXtV2, FCMAE and UPerNet"
+        raise ValueError(f"only {kinds} can be written. Received: {name!r}, with {found}")
     return wanted, left_out, added
 
 
@@ -207,6 +213,8 @@ def _arrays(wanted, size, variables, verbose):
         if not np.isfinite(ours).all():
             bad.append(pair.ours)
         arrays[pair.theirs] = np.ascontiguousarray(CONVERSIONS[pair.conversion].inverse(ours))
+        if pair.theirs.endswith(RUNNING):  # torch counts beside its batch norm what nothing depends on
+            arrays[pair.theirs.replace(RUNNING, COUNTER)] = np.zeros((), "int64")
         if progress:
             progress.add(1)
     if bad:

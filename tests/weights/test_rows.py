@@ -1,6 +1,7 @@
 """Transforms and tables, without any file."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -55,6 +56,26 @@ def our_shapes(size, parts=("encoder", "norm", "head")):
         }
         shapes |= block_shapes("decoder/block_0", 512)
         shapes |= {"decoder/pred/kernel": (512, 3072), "decoder/pred/bias": (3072,)}
+    if "decode_head" in parts:
+        shapes |= upernet_shapes(size, 512, 256)
+    return shapes
+
+
+def upernet_shapes(size, wide, narrow):
+    levels, last = range(len(size.dims) - 1), size.dims[-1]
+    convolutions = {"decode_head/bottleneck": (3, last + size.pools * wide, wide)}
+    convolutions |= {f"decode_head/pool_{p}": (1, last, wide) for p in range(size.pools)}
+    convolutions |= {f"decode_head/lateral_{level}": (1, size.dims[level], wide) for level in levels}
+    convolutions |= {f"decode_head/smooth_{level}": (3, wide, wide) for level in levels}
+    convolutions |= {"decode_head/fusion": (3, len(size.dims) * wide, wide)}
+    convolutions |= {"auxiliary_head/conv": (3, size.dims[-2], narrow)}
+    shapes = {}
+    for path, (side, before, after) in convolutions.items():
+        shapes[f"{path}/conv/kernel"] = (side, side, before, after)
+        names = ("gamma", "beta", "moving_mean", "moving_variance")
+        shapes |= {f"{path}/norm/{name}": (after,) for name in names}
+    for head, before in (("decode_head", wide), ("auxiliary_head", narrow)):
+        shapes |= {f"{head}/classifier/kernel": (before, size.classes), f"{head}/classifier/bias": (size.classes,)}
     return shapes
 
 
@@ -113,7 +134,7 @@ def test_grn_of_two_axes_is_refused():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("table", READABLE, ids=lambda table: table.name)
 def test_every_size_pairs_up_in_every_format(table, size):
-    size = size_of(size)
+    size = dataclasses.replace(size_of(size), pools=4 if "decode_head" in table.parts else 0)
     ours = our_shapes(size, {pair.part for pair in expand(table, size)})
     theirs = their_shapes(table, size, ours)
     assert recognise(theirs, "the file") is table

@@ -1,0 +1,5 @@
+"""Semantic segmentation: the UPerNet, its predictions for pictures of any size, its metric."""
+
+from keras_convnextv2.segmentation.upernet import UPerNet
+
+__all__ = ["UPerNet"]
