@@ -1,0 +1,161 @@
+"""Label maps of pictures of any size: as a whole or window by window, mirrored and at several scales."""
+
+import collections
+
+import keras
+import numpy as np
+
+STRIDE = 2 / 3  # of the window: 341 of 512 and 426 of 640 in the reference's configs
+
+
+def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,), flip=False, verbose=0):
+    """The class of each pixel of one picture.
+
+    Windows overlap, and their logits are averaged where they do; probabilities are averaged over scales and mirrored
+    pictures. Rows of windows are worked off from top to bottom, and one compiled function serves all windows, so the
+    memory is that of a window's height of the picture and does not grow with its own.
+
+    Args:
+        model: a `UPerNet`, or any model from images (B, H, W, C) to logits (B, H, W, classes).
+        picture: (H, W, C), in the units of the model's images.
+        window: side of the windows, or (height, width); None takes the picture as a whole.
+        stride: between windows, or (down, across); two thirds of the window by default.
+        size: (long, short): the picture is first brought to the largest size with no longer sides, as the protocol of
+            ADE20K does with (2048, 512); the answer has the size of the picture all the same.
+        scales: factors of that size, such as (0.75, 1.0, 1.25).
+        flip: each scale mirrored too.
+        verbose: 1 shows a progress bar over rows.
+    Returns:
+        (H, W), uint8 where there are at most 256 classes, else int32.
+    Raises:
+        ValueError: no picture of one, a stride that leaves gaps.
+    Source:
+        mmsegmentation, models/segmentors/encoder_decoder.py (slide_inference) and base.py.
+    """
+    picture = np.asarray(picture)
+    if picture.ndim != 3:
+        raise ValueError(f"picture must be (height, width, channels). Received: shape {picture.shape}.")
+    window, stride = _windows(window, stride, picture.shape[:2])
+    streams = [
+        _probabilities(model, picture, _scaled(picture.shape[:2], size, scale), window, stride, mirrored)
+        for scale in scales
+        for mirrored in ((False, True) if flip else (False,))
+    ]
+    bar = keras.utils.Progbar(picture.shape[0], verbose=verbose, unit_name="row")
+    maps = []
+    for rows in _in_step(streams):
+        maps.append(np.argmax(sum(rows), axis=-1).astype("uint8" if rows[0].shape[-1] <= 256 else "int32"))
+        bar.add(len(maps[-1]))
+    return np.concatenate(maps)
+
+
+def _windows(window, stride, size):
+    """((height, width), (down, across)) of windows."""
+    if window is None:
+        return (None, None), (None, None)
+    window = (window, window) if isinstance(window, int) else tuple(window)
+    if stride is None:
+        stride = tuple(max(1, int(side * STRIDE)) for side in window)
+    stride = (stride, stride) if isinstance(stride, int) else tuple(stride)
+    if not all(0 < step <= side for step, side in zip(stride, window, strict=True)):
+        raise ValueError(f"stride must be in 1..window, which is {window}. Received: {stride}.")
+    return window, stride
+
+
+def _scaled(have, size, scale):
+    """The size of a picture of (H, W) that is to fit (long, short), times a scale."""
+    factor = 1.0
+    if size is not None:
+        long, short = (int(side * scale) for side in (max(size), min(size)))
+        factor, scale = min(long / max(have), short / min(have)), 1.0
+    return tuple(max(1, int(side * factor * scale + 0.5)) for side in have)
+
+
+def _probabilities(model, picture, size, window, stride, mirrored):
+    """The rows of a picture's probabilities from top to bottom, (n, W, classes) at a time."""
+    given = picture.shape[:2]
+    if mirrored:
+        picture = picture[:, ::-1]
+    if size != given:
+        picture = np.concatenate(list(_resized([picture.astype("float32")], given, size)))
+    rows = _logits(model, picture, window, stride)
+    for block in _resized(rows, size, given) if size != given else rows:
+        block = np.exp(block - block.max(-1, keepdims=True))
+        block /= block.sum(-1, keepdims=True)
+        yield block[:, ::-1] if mirrored else block
+
+
+def _logits(model, picture, window, stride):
+    """The rows of a picture's logits, means over the windows that lie there."""
+    height, width = (min(side or whole, whole) for side, whole in zip(window, picture.shape, strict=False))
+    tops, lefts = (
+        _starts(whole, side, step or side)
+        for whole, side, step in zip(picture.shape, (height, width), stride, strict=False)
+    )
+    sums = counts = None
+    for top, following in zip(tops, [*tops[1:], picture.shape[0]], strict=True):
+        for left in lefts:
+            cut = picture[top : top + height, left : left + width]
+            logits = np.asarray(model.predict_on_batch(cut[None])[0], "float32")
+            if sums is None:
+                sums = np.zeros((height, picture.shape[1], logits.shape[-1]), "float32")
+                counts = np.zeros((height, picture.shape[1], 1), "float32")
+            sums[:, left : left + width] += logits
+            counts[:, left : left + width] += 1
+        done = following - top  # rows that no further window reaches
+        yield sums[:done] / counts[:done]
+        for kept in (sums, counts):
+            kept[: height - done] = kept[done:].copy()
+            kept[height - done :] = 0
+
+
+def _starts(whole, side, step):
+    """Where windows begin: every `step`, and the last one so that it ends with the picture."""
+    count = -(-max(whole - side, 0) // step) + 1
+    return [min(i * step, whole - side) for i in range(count)]
+
+
+def _resized(blocks, have, want):
+    """Rows of (H, W, C) from top to bottom as rows of another size, bilinear between the centres of pixels."""
+    (low, high, share), across = (_neighbours(*sizes) for sizes in zip(have, want, strict=True))
+    held, first, done = None, 0, 0  # rows from `first` on are held
+    for block in blocks:
+        block = _mixed(block, 1, *across)
+        held = block if held is None else np.concatenate([held, block])
+        ready = int(np.searchsorted(high, first + len(held)))
+        if ready > done:
+            part = slice(done, ready)
+            yield _mixed(held, 0, low[part] - first, high[part] - first, share[part])
+            done = ready
+            keep = (low[done] if done < len(low) else first + len(held)) - first
+            held, first = held[keep:], first + keep
+
+
+def _neighbours(have, want):
+    """The two old positions around each new one, and the share of the second."""
+    at = np.clip((np.arange(want) + 0.5) * (have / want) - 0.5, 0, have - 1)
+    low = at.astype("int64")
+    return low, np.minimum(low + 1, have - 1), (at - low).astype("float32")
+
+
+def _mixed(x, axis, low, high, share):
+    share = share.reshape((-1, *[1] * (x.ndim - 1 - axis)))
+    return np.take(x, low, axis) * (1 - share) + np.take(x, high, axis) * share
+
+
+def _in_step(streams):
+    """Of streams of rows the same rows at a time, as lists of blocks of one length."""
+    waiting = [collections.deque() for _ in streams]
+    while True:
+        for queue, stream in zip(waiting, streams, strict=True):
+            if not queue:
+                block = next(stream, None)
+                if block is None:
+                    return
+                queue.append(block)
+        count = min(len(queue[0]) for queue in waiting)
+        yield [queue[0][:count] for queue in waiting]
+        for queue in waiting:
+            rest = queue.popleft()[count:]
+            if len(rest):
+                queue.append(rest)

@@ -1,0 +1,99 @@
+"""Windows, scales and mirrored pictures against the same done by hand on whole arrays."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_convnextv2 as kc
+from keras_convnextv2.segmentation import sliding
+from keras_convnextv2.segmentation.resampling import resized
+
+CLASSES = 4
+
+
+def model():
+    """A network whose answer at a pixel depends on its neighbours and on where the window ends."""
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(CLASSES, 5, padding="same", kernel_initializer=keras.initializers.RandomNormal(seed=1))(
+        inputs
+    )
+    return keras.Model(inputs, x)
+
+
+def picture(height=23, width=31):
+    return np.random.default_rng(0).uniform(0, 255, (height, width, 3)).astype("float32")
+
+
+def by_hand(network, image, window, stride):
+    """mmsegmentation's rule on a whole array: sums of logits over the number of windows."""
+    (h, w), (ch, cw), (sh, sw) = image.shape[:2], window, stride
+    sums, counts = np.zeros((h, w, CLASSES)), np.zeros((h, w, 1))
+    for i in range(max(h - ch + sh - 1, 0) // sh + 1):
+        for j in range(max(w - cw + sw - 1, 0) // sw + 1):
+            bottom, right = min(i * sh + ch, h), min(j * sw + cw, w)
+            part = slice(max(bottom - ch, 0), bottom), slice(max(right - cw, 0), right)
+            sums[part] += network.predict_on_batch(image[part][None])[0]
+            counts[part] += 1
+    return sums / counts
+
+
+@pytest.mark.parametrize(
+    "window, stride", [((9, 12), (6, 8)), ((9, 12), (9, 5)), ((23, 10), (4, 3)), ((40, 40), (20, 20))]
+)
+def test_windows_are_mmsegmentations(window, stride):
+    network, image = model(), picture()
+    expected = by_hand(network, image, window, stride)
+    found = np.concatenate(list(sliding._logits(network, image, window, stride)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    labels = kc.segmentation.predict(network, image, window=window, stride=stride)
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, expected.argmax(-1))
+
+
+def test_scales_and_mirrors_average_probabilities():
+    network, image = model(), picture()
+    total = 0
+    for size in ((17, 23), (29, 39)):  # 0.75 and 1.25 of 23 x 31, rounded
+        for turn in (slice(None), slice(None, None, -1)):
+            scaled = ops.convert_to_numpy(resized(image[None, :, turn], size))[0]
+            logits = by_hand(network, scaled, (9, 12), (6, 8))
+            logits = ops.convert_to_numpy(resized(logits[None].astype("float32"), (23, 31)))
+            total = total + ops.convert_to_numpy(ops.softmax(logits))[0][:, turn]
+    options = {"window": (9, 12), "stride": (6, 8), "scales": (0.75, 1.25), "flip": True}
+    found = kc.segmentation.predict(network, image, **options)
+    assert (found == total.argmax(-1)).mean() > 0.995  # the rest are ties of rounding
+
+
+def test_sizes_follow_the_protocol():
+    assert sliding._scaled((683, 1024), (2048, 512), 1.0) == (512, 768)
+    assert sliding._scaled((100, 1024), (2048, 512), 1.0) == (200, 2048)
+    assert sliding._scaled((683, 1024), (2048, 512), 0.75) == (384, 576)
+
+
+def test_windows_have_one_shape():
+    network, shapes = model(), set()
+    answer = network.predict_on_batch
+    network.predict_on_batch = lambda x: shapes.add(x.shape) or answer(x)
+    kc.segmentation.predict(network, picture(50, 40), window=16)
+    assert shapes == {(1, 16, 16, 3)}
+
+
+def test_a_upernet_as_a_whole_and_by_windows():
+    segmenter = kc.UPerNet(kc.ConvNeXtV2((1, 1), (8, 12), include_top=False), 3, channels=8, auxiliary_channels=0)
+    image = picture(40, 56)
+    whole = kc.segmentation.predict(segmenter, image)
+    np.testing.assert_array_equal(whole, ops.convert_to_numpy(segmenter(image[None]))[0].argmax(-1))
+    assert kc.segmentation.predict(segmenter, image, window=32, flip=True, verbose=0).shape == (40, 56)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"picture": np.zeros((4, 5))}, r"picture must be \(height, width, channels\). Received: shape \(4, 5\)."),
+        ({"window": 8, "stride": 9}, r"stride must be in 1..window, which is \(8, 8\). Received: \(9, 9\)."),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kc.segmentation.predict(**{"model": model(), "picture": picture(), **arguments})
