@@ -4,6 +4,7 @@ import dataclasses
 
 from keras_convnextv2.layers import visible_count
 from keras_convnextv2.preprocessing import CROP_FRACTION
+from keras_convnextv2.segmentation.losses import AVERAGES
 from keras_convnextv2.sizes import DEFAULT_SIDE, SIZES
 from training.data.augmentation import CROPS
 from training.data.randaugment import RandAugment
@@ -115,6 +116,11 @@ class Run:
         require(self.strategy in STRATEGIES, rule, self.strategy, nearest(self.strategy, STRATEGIES))
         require(self.choose in CHOICES, f"choose must be one of {', '.join(CHOICES)}", self.choose)
         require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}", self.dtype)
+
+    @property
+    def schedule_power(self):
+        """Of the polynomial by which the rate falls; None for half a cosine."""
+        return None
 
     @property
     def network(self):
@@ -294,3 +300,85 @@ class Finetune(Pictures):
 
     def images_of(self, source):
         return self.labels_per_class * len(source.classes) or source.count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Segment(Run):
+    """Training of a UPerNet on photos with label maps."""
+
+    init: str | None = None
+    "backbone or all: the workdir of a run, or what load_weights takes: a file, a preset, hf:owner/name; none: scratch"
+    keep_head: bool = False
+    "take the classifiers over from `init` too, which must have as many classes"
+    classes: int = 0
+    "classes, 0 .. that - 1 in label maps; 0: ask the data"
+    ignored: tuple[int, ...] = (255,)
+    "values of label maps that do not count"
+    validation_split: float = 0.1
+    "share that is held out of a folder without train and val"
+
+    head_channels: int = 512
+    "of the head's convolutions"
+    auxiliary_channels: int = 256
+    "of the auxiliary head's convolution; 0: no such head"
+    dropout: float = 0.1
+    "chance that a channel is dropped before a classifier"
+    synchronized: bool = False
+    "batch statistics over all replicas of TensorFlow, which XLA then does not compile; JAX has them anyway"
+    average: str = "all"
+    "the loss is divided by the number of all pixels or of valid ones"
+    drop_path_rate: float = 0.0
+    "chance that the last block is left out; a ladder from 0 at the first"
+    layer_decay: float = 1.0
+    "the rate of a stage is that of the one after it times this"
+    layer_decay_layers: int = 12
+    "rungs of that ladder below the heads: 12, for Tiny 6"
+    poly_power: float = 1.0
+    "the rate falls as (1 - progress) to this power"
+
+    image_size: tuple[int, int] = (512, 512)
+    "height, width of the crops, and of the windows of an evaluation"
+    resize: tuple[int, ...] = (2048, 512)
+    "longest and shortest side: photos are brought to the largest size with no longer ones; empty: they stay"
+    scale: tuple[float, float] = (0.5, 2.0)
+    "smallest and largest factor of that size in training"
+    largest_share: float = 0.75
+    "a crop of which one class takes more is drawn anew"
+    flip: bool = True
+    "mirror half of the photos"
+    distort: bool = True
+    "change brightness, contrast, saturation and hue"
+    whole: bool = False
+    "evaluate photos as a whole; false: by windows of image_size that overlap by a third"
+
+    batch_size: int = 16
+    epochs: int = 127
+    steps: int = 160_000
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("head_channels", "layer_decay_layers"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        for name in ("classes", "auxiliary_channels"):
+            require(getattr(self, name) >= 0, f"{name} must be at least 0", getattr(self, name))
+        for name in ("dropout", "drop_path_rate"):
+            share = getattr(self, name)
+            require(0 <= share < 1, f"{name} must be in [0, 1)", share, _percent_hint(share))
+        held_out = self.validation_split
+        require(0 < held_out < 1, "validation_split must be in (0, 1)", held_out, _percent_hint(held_out))
+        for name in ("layer_decay", "largest_share"):
+            require(0 < getattr(self, name) <= 1, f"{name} must be in (0, 1]", getattr(self, name))
+        require(self.average in AVERAGES, f"average must be one of {', '.join(AVERAGES)}", self.average)
+        require(self.poly_power > 0, "poly_power must be positive", self.poly_power)
+        low, high = self.scale
+        require(0 < low <= high, "scale must be two factors with 0 < smallest <= largest", (low, high))
+        sides = self.resize
+        require(len(sides) in (0, 2) and min(sides, default=1) >= 1, "resize must be two sides, or none", sides)
+        small = [side for side in self.image_size if side < self.total_stride]
+        require(not small, f"image_size must be at least the total stride {self.total_stride}", self.image_size)
+        low, high = min(self.ignored, default=0), max(self.ignored, default=0)
+        require(0 <= low <= high <= 255, "ignored must be values of 0..255", self.ignored)
+
+    @property
+    def schedule_power(self):
+        return self.poly_power

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from training.configs import Pretrain
+from training.configs import Pretrain, Segment
 from training.logs import duration
 
 # Peaks in TFLOPS as their makers state them for dense matrices, by dtype. float32 is what the matrix units make of it:
@@ -67,13 +67,55 @@ def decoder(config):
     return Blocks(config.decoder_depth, config.decoder_dim, cells, cells)
 
 
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """Of a segmenter's head: `side` x `side` from `before` to `after` channels at `cells` positions."""
+
+    side: int
+    before: int
+    after: int
+    cells: int
+    weights_each: int = 2  # beside the kernel's, of a channel: batch norm; 1 of a classifier's bias
+
+    @property
+    def weights(self):
+        return (self.side**2 * self.before + self.weights_each) * self.after
+
+    @property
+    def multiplications(self):
+        return self.side**2 * self.before * self.after * self.cells
+
+
+POOL_SCALES = (1, 2, 3, 6)
+CONVOLUTION_TENSORS = 4  # of what a convolution of a head gives: itself, normalised, after ReLU, for the next one
+
+
+def head_convolutions(config, classes):
+    """Those of both heads of a UPerNet."""
+    *below, last = stages(config)
+    wide, narrow, finest = config.head_channels, config.auxiliary_channels, stages(config)[0].cells
+    found = [Convolution(1, last.dim, wide, scale**2) for scale in POOL_SCALES]
+    found.append(Convolution(3, last.dim + len(POOL_SCALES) * wide, wide, last.cells))
+    for stage in below:
+        found += [Convolution(1, stage.dim, wide, stage.cells), Convolution(3, wide, wide, stage.cells)]
+    found.append(Convolution(3, (len(below) + 1) * wide, wide, finest))
+    found.append(Convolution(1, wide, classes, finest, weights_each=1))
+    if narrow:
+        found.append(Convolution(3, below[-1].dim, narrow, below[-1].cells))
+        found.append(Convolution(1, narrow, classes, below[-1].cells, weights_each=1))
+    return found
+
+
 def weights(config, classes):
-    """How many weights are trained: of the classifier with so many classes, or of the FCMAE."""
+    """How many weights are trained: of the classifier with so many classes, of the FCMAE, or of the UPerNet."""
     blocks, pixels = stages(config), config.stem_patch_size**2 * config.channels
     total = (pixels + 3) * blocks[0].dim + sum(stage.weights for stage in blocks)
     for before, after in zip(blocks, blocks[1:], strict=False):
         total += 2 * before.dim + (4 * before.dim + 1) * after.dim
     last = blocks[-1].dim
+    if isinstance(config, Segment):
+        heads = sum(convolution.weights for convolution in head_convolutions(config, classes))
+        return total + sum(2 * stage.dim for stage in blocks) + heads
     if not isinstance(config, Pretrain):
         return total + 2 * last + (last + 1) * classes
     width, pixels = config.decoder_dim, config.total_stride**2 * config.channels
@@ -91,6 +133,8 @@ def multiplications(config, classes):
     for before, after in zip(blocks, blocks[1:], strict=False):
         total += 4 * before.dim * after.dim * after.rows
     last = blocks[-1]
+    if isinstance(config, Segment):
+        return total + sum(convolution.multiplications for convolution in head_convolutions(config, classes))
     if not isinstance(config, Pretrain):
         return total + last.dim * classes
     pixels = config.total_stride**2 * config.channels
@@ -112,10 +156,14 @@ def activation_bytes(config):
     downsampling and head are left out.
     """
     blocks = [*stages(config), *([decoder(config)] if isinstance(config, Pretrain) else [])]
+    heads = 0
+    if isinstance(config, Segment):
+        cells = sum(one.after * one.cells for one in head_convolutions(config, classes=1))
+        heads = CONVOLUTION_TENSORS * BYTES[config.dtype] * cells
     if not config.remat:
-        return sum(stage.count * stage.bytes(config.dtype) for stage in blocks)
+        return heads + sum(stage.count * stage.bytes(config.dtype) for stage in blocks)
     inputs = sum(stage.count * stage.dim * stage.rows for stage in blocks)
-    return inputs * BYTES[config.dtype] + max(stage.bytes(config.dtype) for stage in blocks)
+    return heads + inputs * BYTES[config.dtype] + max(stage.bytes(config.dtype) for stage in blocks)
 
 
 def exaflops(config, images, classes):

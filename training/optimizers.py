@@ -12,15 +12,18 @@ LADDERS = ("single", "group")
 GROUPS = 12  # the group ladder has twelve groups whatever the depth, with three blocks of stage 2 in each
 
 
-def learning_rate(step, *, peak, total_steps, warmup_steps=0, floor=0.0):
-    """The rate of one step: a line from 0 to `peak`, then half a cosine down to `floor`.
+def learning_rate(step, *, peak, total_steps, warmup_steps=0, floor=0.0, power=None):
+    """The rate of one step: a line from 0 to `peak`, then half a cosine down to `floor`, or with `power` a polynomial.
 
     step < warmup:  peak * step / warmup
-    else:           floor + (peak - floor) * (1 + cos(pi * (step - warmup) / (total - warmup))) / 2
+    else:           floor + (peak - floor) * ((1 + cos(pi * p)) / 2 or (1 - p)**power)
+                    with p = (step - warmup) / (total - warmup)
     """
     if step < warmup_steps:
         return peak * step / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if power is not None:
+        return floor + (peak - floor) * (1.0 - min(1.0, progress)) ** power
     return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
@@ -51,6 +54,27 @@ def layer_multipliers(depths, layer_decay, ladder):
         rungs += [(f"stage_{stage}/block_{block}", rung(stage, block)) for block in range(depth)]
     rungs += [("norm", top), ("head", top)]
     return [(place, layer_decay ** (top - number)) for place, number in rungs]
+
+
+def stage_multipliers(stages, layer_decay, layers):
+    """[(place, multiplier)] of a segmenter: one rate a stage, as mmsegmentation's `stage_wise` ladder has it.
+
+    A rung lower for each stage from the last: stage s stands on s + 1 of `layers` + 1, stem and downsampling layers on
+    0, norms behind stages and heads on top.
+
+    Source:
+        mmsegmentation, engine/optimizers/layer_decay_optimizer_constructor.py
+    """
+    top = layers + 1
+    rungs = [("stem|stage_[0-9]+/downsample", 0)]
+    rungs += [(f"stage_{stage}/block_[0-9]+", stage + 1) for stage in range(stages)]
+    rungs += [("norm_[0-9]+|decode_head|auxiliary_head", top)]
+    return [(f"({place})", layer_decay ** (top - number)) for place, number in rungs]
+
+
+def segment_rules(stages, layer_decay=1.0, layers=12):
+    """Rows for a segmenter."""
+    return weight_rules(stage_multipliers(stages, layer_decay, layers))
 
 
 def weight_rules(places, *, decay_grn=False):

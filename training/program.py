@@ -7,12 +7,12 @@ from absl import app, flags
 
 from training import cost
 from training.command import asks_for_help, begin, exit_code, flag_lines, purpose, require_flags_only
-from training.configs import Finetune
+from training.configs import Finetune, Segment
 from training.data import open_source
 from training.data.sources import SPECS
 from training.fields import help_texts, with_settings
 from training.logs import Terminal, duration
-from training.optimizers import layer_multipliers
+from training.optimizers import layer_multipliers, stage_multipliers
 from training.recipes import RECIPES, about, find_recipe
 from training.run import run
 from training.workdir import recorded
@@ -72,9 +72,13 @@ def explain(name, config, images=None, settings=(), classes=None):
 
 def rates(config):
     """Rows `place  rate  = peak * multiplier`, from the first layer to the last."""
-    if not isinstance(config, Finetune):
+    depths = config.network[0]
+    if isinstance(config, Finetune):
+        rows = layer_multipliers(depths, config.layer_decay, config.layer_decay_type)
+    elif isinstance(config, Segment):
+        rows = stage_multipliers(len(depths), config.layer_decay, config.layer_decay_layers)
+    else:
         return [f"all layers  {config.peak_lr:.6g}"]
-    rows = layer_multipliers(config.network[0], config.layer_decay, config.layer_decay_type)
     width = max(len(place) for place, _ in rows)
     return [f"{place:{width}}  {config.peak_lr * factor:<12.6g}  = peak * {factor:.6g}" for place, factor in rows]
 

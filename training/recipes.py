@@ -7,7 +7,7 @@ TRAINING.md. Where they disagree, the value that was run is taken, and a note, w
 import dataclasses
 
 from keras_convnextv2.sizes import SIZES
-from training.configs import Finetune, Pretrain
+from training.configs import Finetune, Pretrain, Segment
 from training.fields import nearest
 
 RANDAUGMENT = "rand-m9-mstd0.5-inc1"
@@ -106,10 +106,8 @@ SMALL_RECIPES = {
 }
 
 # The drawn set `shapes`, 64x64: a quarter of Atto, 16 patches. Twice the rate from scratch stays at chance.
-SHAPES = {
-    **{"size": "atto", "depths": (1, 1, 3, 1), "dims": (24, 48, 96, 192), "stem_patch_size": 2},
-    **{"image_size": (64, 64), "crop": "padded"},
-}
+SHAPES_NETWORK = {"size": "atto", "depths": (1, 1, 3, 1), "dims": (24, 48, 96, 192), "stem_patch_size": 2}
+SHAPES = {**SHAPES_NETWORK, "image_size": (64, 64), "crop": "padded"}
 SHAPES_FINETUNE = {"batch_size": 16, "epochs": 20, "steps": 400, "warmup_epochs": 2.0, "head_init_scale": 1.0}
 SMALL_RECIPES |= {
     "pretrain_shapes": Pretrain(
@@ -143,6 +141,31 @@ SMALL_RECIPES |= {
     ),
 }
 
+# UPerNet on ADE20K. The paper swept rate, decay and drop path and does not say what it took: V1's values by
+# mmsegmentation. A size of pictures in a name is that of weights that have seen ImageNet-22K.
+ADE20K = {
+    **{"warmup_epochs": 127 * 1500 / 160_000, "base_lr": 1e-4 * 256 / 16, "layer_decay": 0.9, "drop_path_rate": 0.4},
+    "evaluate_every": 12,
+}
+AT_640 = {"image_size": (640, 640), "resize": (2560, 640)}
+SEGMENT = {size: Segment(size=size, **ADE20K) for size in ("base", "large", "huge")}
+SEGMENT["tiny"] = Segment(size="tiny", layer_decay_layers=6, **ADE20K)
+SEGMENT_640 = {size: Segment(size=size, **AT_640, **ADE20K) for size in ("base", "large", "huge")}
+
+# Ours: a narrow head, for some hundred photos, and for the drawn set.
+SMALL_RECIPES |= {
+    "segment_photos": Segment(
+        **{"size": "atto", "head_channels": 128, "auxiliary_channels": 64, "image_size": (256, 256), "resize": ()},
+        **{"batch_size": 8, "epochs": 60, "steps": 0, "warmup_epochs": 3.0, "base_lr": 3.2e-2, "layer_decay": 0.9},
+        **{"drop_path_rate": 0.1, "choose": "best", "evaluate_every": 5},
+    ),
+    "segment_shapes": Segment(
+        **{**SHAPES_NETWORK, "image_size": (64, 64), "resize": (), "scale": (1.0, 1.0), "largest_share": 1.0},
+        **{"head_channels": 32, "auxiliary_channels": 16, "batch_size": 16, "epochs": 20, "steps": 0},
+        **{"warmup_epochs": 2.0, "base_lr": 3.2e-2, "evaluate_every": 5, "whole": True},
+    ),
+}
+
 RECIPES = {  # a number in a name stands where one name has several: without it, 1600 epochs or pictures of 384
     **{f"fcmae_{size}": recipe for size, recipe in FCMAE.items()},
     **{f"fcmae_800_{size}": recipe for size, recipe in FCMAE_800.items()},
@@ -152,6 +175,8 @@ RECIPES = {  # a number in a name stands where one name has several: without it,
     **{f"finetune_22k_1k_{size}": after_22k(size, **AT_384) for size in LARGER_SIZES},
     "finetune_22k_1k_512_huge": after_22k("huge", **AT_512),
     **{f"scratch_{size}": Finetune(size=size, **SCRATCH_COMMON, **column) for size, column in SCRATCH.items()},
+    **{f"segment_{size}": recipe for size, recipe in SEGMENT.items()},
+    **{f"segment_640_{size}": recipe for size, recipe in SEGMENT_640.items()},
     **SMALL_RECIPES,
 }
 
@@ -170,6 +195,11 @@ TOP_1 = {
     **{"scratch_atto": 76.2, "scratch_femto": 78.0, "scratch_pico": 79.7, "scratch_nano": 81.2},
     **{"scratch_tiny": 82.5, "scratch_base": 84.3, "scratch_large": 84.5},
 }
+
+
+# mIoU in percent on ADE20K, multi-scale, of weights from FCMAE (table 7).
+MIOU = {"segment_base": 52.1, "segment_large": 53.7, "segment_huge": 55.0, "segment_640_huge": 57.0}
+ON_ADE20K = "mIoU {miou}% on ADE20K at several scales, as published"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,6 +228,15 @@ IMAGENET = {
     "data": "tfds:imagenet2012, or folder:PATH with train/ and val/, each of 1,000 folders of pictures",
     **{"images": 1_281_167, "classes": 1000},
 }
+ADE20K_ABOUT = {
+    **{"data": "folder:ADEChallengeData2016, as it is published", "images": 20_210, "classes": 150},
+    **{"source": "ConvNeXt V2, appendix A.4; mmsegmentation's configs of V1", "hardware": "8 GPUs with 2 images each"},
+    "expected": "{miou}",
+}
+SWEPT = (
+    "the paper sweeps the rate over 1e-4, 2e-4, 3e-4, the layer decay over 0.8, 0.9 and the drop path over 0.1 to 0.4 "
+    "and does not say what it took: these are V1's values in mmsegmentation"
+)
 IMAGENET_22K = {
     "data": "folder:PATH of 21,841 folders of pictures; there is no public set tfds:",
     **{"images": 14_197_122, "classes": 21_841},
@@ -264,6 +303,16 @@ ABOUT = {  # a family of recipes by the front of its names: the first one that f
         **{"expected": "not known", "data": "tfds:caltech_birds2011", "images": 5_994, "classes": 200},
         notes=("the weights init=imagenet are for non-commercial use (CC-BY-NC 4.0)",),
     ),
+    "segment_photos": About(
+        **{**OURS, "data": "folder:PATH of images/ and labels/", "init": "imagenet"},
+        expected="for some hundred photos of your own: docs/results.md has an example",
+    ),
+    "segment_shapes": About(**SHAPES_ABOUT, images=300, classes=11, expected="mIoU on the drawn set: docs/results.md"),
+    "segment_640_": About(
+        **{**ADE20K_ABOUT, "init": "runs/finetune_22k_{size}"},
+        notes=(SWEPT, "weights after ImageNet-22K alone were never published: the run before must be one's own"),
+    ),
+    "segment_": About(**ADE20K_ABOUT, init="convnextv2_{size}.fcmae_ft_in1k", notes=(SWEPT,)),
     "finetune_": About(
         **{"source": "ConvNeXt V2, tables 9 to 11", "hardware": IN1K_HARDWARE, "expected": PUBLISHED, **IMAGENET},
         init="convnextv2_{size}.fcmae",
@@ -300,7 +349,9 @@ def about(name):
     found = next(about for front, about in ABOUT.items() if name.startswith(front))
     size = RECIPES[name].size
     published = found.expected.format(top_1=TOP_1[name], size=size) if name in TOP_1 else found.expected
-    expected = UNPUBLISHED if "{top_1}" in published else published
+    if name in MIOU:
+        published = ON_ADE20K.format(miou=MIOU[name])
+    expected = UNPUBLISHED if "{top_1}" in published or "{miou}" in published else published
     notes = found.notes + NOTES.get(name, ())
     return dataclasses.replace(found, expected=expected, init=found.init.format(size=size), notes=notes)
 

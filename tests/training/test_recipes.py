@@ -7,15 +7,17 @@ import pathlib
 import pytest
 
 from tools import recipes_page
-from training.configs import Finetune, Pretrain
-from training.recipes import RECIPES, SMALL_RECIPES, TOP_1, about
+from training.configs import Finetune, Pretrain, Segment
+from training.recipes import MIOU, RECIPES, SMALL_RECIPES, TOP_1, about
 
 with pathlib.Path(__file__).with_name("recipes_of_the_paper.csv").open() as file:
     PAPER = {row.pop("recipe"): row for row in csv.DictReader(file)}
+with pathlib.Path(__file__).with_name("segmentation_of_the_paper.csv").open() as file:
+    ADE20K = {row.pop("recipe"): row for row in csv.DictReader(file)}
 
 
 def test_the_table_and_the_recipes_of_the_paper_are_the_same_ones():
-    assert list(PAPER) == [name for name in RECIPES if name not in SMALL_RECIPES]
+    assert {*PAPER, *ADE20K} == {name for name in RECIPES if name not in SMALL_RECIPES}
     assert {name for name, row in PAPER.items() if row["top_1"]} == set(TOP_1)
 
 
@@ -40,6 +42,21 @@ def test_a_recipe_has_the_numbers_of_the_paper(name):
             assert value == pytest.approx(float(text), rel=1e-12, abs=0), field
 
 
+@pytest.mark.parametrize("name", ADE20K)
+def test_a_segmenters_recipe_has_the_numbers_of_the_paper_and_of_v1(name):
+    recipe, row = RECIPES[name], dict(ADE20K[name])
+    assert type(recipe) is Segment and recipe.size == name.split("_")[-1]
+    assert recipe.image_size == (int(row["side"]), int(row.pop("side")))
+    assert recipe.resize == (int(row.pop("long")), int(row.pop("short")))
+    assert recipe.warmup_steps(20_210) == int(row.pop("warmup_steps"))
+    assert MIOU.get(name, "") == (float(row["miou"]) if row["miou"] else "")
+    row.pop("miou")
+    for field, text in row.items():
+        assert getattr(recipe, field) == pytest.approx(float(text), rel=1e-12), field
+    assert (recipe.scale, recipe.largest_share, recipe.poly_power, recipe.min_lr) == ((0.5, 2.0), 0.75, 1.0, 0.0)
+    assert recipe.flip and recipe.distort and not recipe.whole and recipe.beta_2 == 0.999
+
+
 def test_what_all_recipes_of_the_paper_share():
     for name in PAPER:
         recipe = RECIPES[name]
@@ -57,7 +74,8 @@ def test_every_recipe_says_where_it_comes_from(name):
     said = about(name)
     assert said.source and said.hardware and said.expected and said.data
     assert not any(set("{}") & set(text) for text in (said.expected, said.init, *said.notes))
-    assert (f"top-1 {TOP_1[name]}%" in said.expected) if name in TOP_1 else "%" not in said.expected
+    published = [f"top-1 {TOP_1[name]}%"] if name in TOP_1 else [f"mIoU {MIOU[name]}%"] if name in MIOU else []
+    assert all(number in said.expected for number in published) and ("%" in said.expected) == bool(published)
 
 
 def test_where_the_paper_seems_misprinted_a_note_says_so():

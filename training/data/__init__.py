@@ -3,12 +3,13 @@
 from training.data.augmentation import Augmentation, ColorJitter, Erasing
 from training.data.checking import require_readable
 from training.data.decode import UnreadableImage
-from training.data.examples import classification_example, pretraining_example
+from training.data.examples import classification_example, pretraining_example, segmentation_example
 from training.data.mixing import Mixing
 from training.data.picture_source import PictureSource, StreamSource, indices_per_class, take_per_class
 from training.data.pipeline import evaluation_batches, training_batches
 from training.data.randaugment import RandAugment
-from training.data.sources import open_source
+from training.data.segmentation import SegmentationAugmentation
+from training.data.sources import open_maps, open_source
 
 __all__ = [
     "Augmentation",
@@ -17,14 +18,17 @@ __all__ = [
     "Mixing",
     "PictureSource",
     "RandAugment",
+    "SegmentationAugmentation",
     "StreamSource",
     "UnreadableImage",
     "classification_example",
     "evaluation_batches",
     "indices_per_class",
+    "open_maps",
     "open_source",
     "pretraining_example",
     "require_readable",
+    "segmentation_example",
     "take_per_class",
     "training_batches",
 ]

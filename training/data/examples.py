@@ -24,3 +24,13 @@ def classification_example(augmentation):
         return {"images": augmentation(rng, picture), "labels": np.int32(target)}
 
     return example
+
+
+def segmentation_example(augmentation):
+    """`images` (h, w, C) and `labels` uint8 (h, w) of a `SegmentationAugmentation`."""
+
+    def example(rng, picture, target):
+        images, labels = augmentation(rng, picture, target)
+        return {"images": images, "labels": labels}
+
+    return example

@@ -118,7 +118,7 @@ def _divided(root, split, share):
                 f"a class needs two pictures or more, one to train on and one held out. Received: {len(found)} in "
                 f"{printable(os.path.join(root, name))}; other layout: {LAYOUT}"
             )
-        ranked = sorted((_rank(os.path.relpath(file, root)), file) for file in found)
+        ranked = sorted((rank(os.path.relpath(file, root)), file) for file in found)
         count = sum(rank < share for rank, _ in ranked)
         count = min(max(count, 1), len(found) - 1)
         held_out = {file for _, file in ranked[:count]}
@@ -130,7 +130,7 @@ def _divided(root, split, share):
     return files, classes, labels
 
 
-def _rank(name):
+def rank(name):
     """A number in [0, 1) of a file's name."""
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
 

@@ -7,6 +7,7 @@ larger one. Masks are decided at twice the resolution and averaged, which antial
 import numpy as np
 
 CLASSES = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "heart", "arrow", "hexagon")
+GROUND = len(CLASSES)  # the class of all other pixels in a label map
 SIZE = 64
 COUNTS = {"unlabelled": 4000, "train": 300, "test": 2000}
 _STREAMS = {"unlabelled": 0, "train": 1, "test": 2}  # part of every picture's seed: splits share no picture
@@ -34,18 +35,30 @@ def shapes(count, split, seed=0, first=0):
 
     Classes take turns, so `count` consecutive pictures are balanced to within one.
     """
+    images, labels, _ = _all(count, split, seed, first)
+    return images, labels
+
+
+def shapes_with_maps(count, split, seed=0, first=0):
+    """The same pictures with label maps (count, 64, 64) uint8: the class where its shape is seen, else GROUND."""
+    images, labels, seen = _all(count, split, seed, first)
+    return images, np.where(seen, labels[:, None, None], GROUND).astype("uint8")
+
+
+def _all(count, split, seed, first):
+    """(images, labels, where the shape is seen)"""
     if split not in _STREAMS:
         raise ValueError(f"split must be one of {sorted(_STREAMS)}. Received: {split!r}")
     if count < 1:
         raise ValueError(f"a set of shapes needs at least one picture. Received: count={count!r}")
     labels = (np.arange(first, first + count) % len(CLASSES)).astype("int32")
-    images = np.empty((count, SIZE, SIZE, 3), "uint8")
+    images, seen = np.empty((count, SIZE, SIZE, 3), "uint8"), np.empty((count, SIZE, SIZE), bool)
     for label in range(len(CLASSES)):
         members = np.flatnonzero(labels == label)
         for start in range(0, len(members), _BLOCK):
             rows = members[start : start + _BLOCK]
-            images[rows] = _draw(label, [_uniform(seed, split, first + int(row)) for row in rows])
-    return images, labels
+            images[rows], seen[rows] = _draw(label, [_uniform(seed, split, first + int(row)) for row in rows])
+    return images, labels, seen
 
 
 def _uniform(seed, split, index):
@@ -53,7 +66,7 @@ def _uniform(seed, split, index):
 
 
 def _draw(label, numbers):
-    """One block of pictures of one class from their uniform numbers, (n, sum of _DRAWS)."""
+    """One block of one class from their uniform numbers, (n, sum of _DRAWS): pictures, and where the shape is seen."""
     edges = np.cumsum(list(_DRAWS.values()))[:-1]
     draws = dict(zip(_DRAWS, np.split(np.stack(numbers), edges, axis=1), strict=True))
     shape_colours, ground_colours, shape_pattern, ground_pattern = _paint(draws)
@@ -83,7 +96,7 @@ def _draw(label, numbers):
     share = np.stack([_halve(region) for region, _ in layers], axis=-1)  # (n, 64, 64, 6)
     colour = np.stack([colour for _, colour in layers], axis=1)  # (n, 6, 3)
     picture = share.reshape(len(share), -1, len(layers)) @ colour
-    return np.rint(255 * np.clip(picture, 0, 1)).astype("uint8").reshape(-1, SIZE, SIZE, 3)
+    return np.rint(255 * np.clip(picture, 0, 1)).astype("uint8").reshape(-1, SIZE, SIZE, 3), share[..., 0] >= 0.5
 
 
 def _halve(fine):  # (n, 2h, 2w) -> (n, h, w)

@@ -5,6 +5,7 @@ import functools
 from training.data import shapes
 from training.data.decode import check_channels, to_channels
 from training.data.folder import open_folder
+from training.data.label_maps import IGNORE, open_labelled_maps
 from training.data.picture_source import PictureSource
 from training.data.prepared import open_prepared
 from training.data.records import open_records
@@ -47,10 +48,50 @@ def open_source(spec, split, *, channels=3, keep=None, validation_split=0.1, dow
     raise ValueError(f"data must be {SPECS}. Received: {spec!r}")
 
 
-def _open_shapes(count, split, channels):
+def open_maps(spec, split, *, channels=3, classes=0, ignored=(IGNORE,), validation_split=0.1):
+    """A PictureSource whose targets are label maps.
+
+    Args:
+        spec: `shapes`, whose last class is the ground, or `folder:PATH` of photos and label maps.
+        split, channels: as of `open_source`, train or test.
+        classes, ignored, validation_split: as of `open_labelled_maps`.
+    """
+    check_channels(channels)
+    kind, _, rest = spec.partition(":")
+    if kind == "folder" and rest:
+        options = {"classes": classes, "ignored": ignored, "validation_split": validation_split}
+        return open_labelled_maps(rest, split, channels=channels, **options)
+    if kind == "shapes":
+        return _open_shapes_with_maps(rest, split, channels)
+    raise ValueError(f"pictures with label maps must be shapes, shapes:COUNT or folder:PATH. Received: {spec!r}")
+
+
+class _DrawnMap:
+    """The label map of a drawn picture, with the interface of a `LabelMap`."""
+
+    def __init__(self, labels):
+        self._labels = labels
+
+    def array(self, size):
+        return self._labels
+
+
+def _open_shapes_with_maps(count, split, channels):
+    images, maps = shapes.shapes_with_maps(_count_of_shapes(count, split), split)
+    images = to_channels(images, channels)
+    read = lambda index: (images[index], _DrawnMap(maps[index]))  # noqa: E731
+    kinds = {"channels": channels, "classes": (*shapes.CLASSES, "ground"), "labelled": True}
+    return PictureSource(f"shapes ({split})", read, len(images), **kinds)
+
+
+def _count_of_shapes(count, split):
     if count and not (count.isdecimal() and int(count) > 0):
         raise ValueError(f"shapes:COUNT needs a positive number of pictures. Received: {count!r}")
-    images, labels = _drawn(int(count or shapes.COUNTS[split]), split)
+    return int(count or shapes.COUNTS[split])
+
+
+def _open_shapes(count, split, channels):
+    images, labels = _drawn(_count_of_shapes(count, split), split)
     images = to_channels(images, channels)
     labelled = split != "unlabelled"
     return PictureSource(

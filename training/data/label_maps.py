@@ -1,0 +1,154 @@
+"""Label maps: the class of each pixel of a photo, in a picture file beside it, and the folders that hold both."""
+
+import os
+
+import numpy as np
+from PIL import Image
+
+from training.data.decode import open_file, printable
+from training.data.folder import pictures_in, rank
+from training.data.picture_source import PictureSource
+
+IGNORE = 255
+LAYOUT = "PATH/train/{images,labels} and PATH/val/{images,labels}, or PATH/{images,labels}"
+ADE20K = "PATH/{images,annotations}/{training,validation}"  # as ADE20K is published
+SPLIT_NAMES = {"train": ("train", "training"), "test": ("test", "val", "validation", "valid")}
+CLASSES_FILE = "classes.txt"  # a name a line; those beyond the classes that are trained may follow
+ADE20K_FILE, ADE20K_CLASSES = "objectInfo150.txt", 150
+
+
+class LabelMap:
+    """The label map of a photo, read when it is asked for.
+
+    Args:
+        path: of a grey or indexed picture, whose values are the classes.
+        photo: the photo's path, for errors.
+        classes: how many count; of others only those of `ignored`.
+        ignored: values of the file that do not count.
+        first: the value of class 0; 1 where 0 does not count.
+    """
+
+    def __init__(self, path, photo, classes, ignored=(IGNORE,), first=0):
+        self.path, self.photo = path, photo
+        self._classes, self._ignored, self._first = classes, ignored, first
+
+    def array(self, size):
+        """uint8 (H, W) of a photo of this size; IGNORE where pixels do not count.
+
+        Raises:
+            ValueError: no label picture, another size, several channels, a class that is none.
+        """
+        values = label_values(self.path)
+        name = printable(self.path)
+        if values.shape != tuple(size):
+            raise ValueError(
+                f"{name} must have the size of its photo {printable(self.photo)}, {tuple(size)}. "
+                f"Received: {values.shape}."
+            )
+        ignored = np.isin(values, self._ignored)
+        labels = values.astype("int64") - self._first
+        bad = ~ignored & ((labels < 0) | (labels >= self._classes))
+        if bad.any():
+            rule = f"labels must be {self._first}..{self._first + self._classes - 1}, or ignored: {self._ignored}"
+            raise ValueError(f"{rule}. Received: {int(values[bad][0])} in {name}.")
+        return np.where(ignored, IGNORE, labels).astype("uint8")
+
+
+def label_values(path):
+    """(H, W) of a label picture as it is stored; raises a ValueError that names the file."""
+    try:
+        with Image.open(path) as image:
+            if len(image.getbands()) != 1:
+                raise ValueError(f"a label map has one channel. Received: {printable(path)}, of mode {image.mode}.")
+            return np.asarray(image)
+    except OSError as error:
+        raise ValueError(f"cannot read the label map {printable(path)}: {error}".replace("\n", " ")) from error
+
+
+def open_labelled_maps(path, split, *, channels=3, classes=0, ignored=(IGNORE,), validation_split=0.1):
+    """A PictureSource whose targets are LabelMaps, by the names of files: `a.jpg` has `a.png`.
+
+    Args:
+        split: train or test.
+        classes: how many; 0: those of classes.txt, else as many as the label maps have.
+        ignored: values of the files that do not count.
+        validation_split: the share of a folder without train and val that is held out.
+    Raises:
+        FileNotFoundError: another layout, a photo without labels, no photo.
+    """
+    root = os.path.expanduser(path)
+    photos, folder, published = _pairs(root, split, validation_split)
+    if published:
+        names = _names(os.path.join(root, ADE20K_FILE), ADE20K_CLASSES) or tuple(map(str, range(ADE20K_CLASSES)))
+        ignored, first = (0, *ignored), 1
+    else:
+        names, first = _classes(root, photos, classes, ignored), 0
+    maps = [LabelMap(labels, photo, len(names), tuple(ignored), first) for photo, labels in photos]
+
+    def read(index):
+        return open_file(photos[index][0], channels), maps[index]
+
+    kinds = {"channels": channels, "classes": names, "labelled": True}
+    return PictureSource(f"folder:{path} ({split})", read, len(photos), **kinds)
+
+
+def _pairs(root, split, share):
+    """([(photo, label map)], the folder of the photos, whether it is ADE20K's layout)."""
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"folder:PATH needs a folder, laid out as {LAYOUT}. Received: {root!r}")
+    for names in SPLIT_NAMES[split]:
+        for layout, published in (
+            ((names, "images"), False),
+            (("images", names), os.path.isdir(os.path.join(root, "annotations"))),
+        ):
+            folder = os.path.join(root, *layout)
+            if os.path.isdir(folder):
+                beside = [part.replace("images", "annotations" if published else "labels") for part in layout]
+                return _paired(folder, os.path.join(root, *beside)), folder, published
+    folder = os.path.join(root, "images")
+    if not os.path.isdir(folder) or any(os.path.isdir(os.path.join(root, name)) for name in SPLIT_NAMES["train"]):
+        raise FileNotFoundError(f"label maps need the layout {LAYOUT}, or {ADE20K}. Received: {root!r}")
+    pairs = _paired(folder, os.path.join(root, "labels"))
+    ranked = sorted((rank(os.path.relpath(photo, folder)), photo) for photo, _ in pairs)
+    count = min(max(sum(value < share for value, _ in ranked), 1), len(pairs) - 1)
+    held_out = {photo for _, photo in ranked[:count]}
+    return [pair for pair in pairs if (pair[0] in held_out) == (split == "test")], folder, False
+
+
+def _paired(photos, labels):
+    """[(photo, label map)] of two folders, at any depth."""
+    found = pictures_in(photos)
+    if not found:
+        raise FileNotFoundError(f"there is no photo in {photos}")
+    stems = {os.path.splitext(os.path.relpath(path, labels))[0]: path for path in pictures_in(labels)}
+    pairs = [(photo, stems.get(os.path.splitext(os.path.relpath(photo, photos))[0])) for photo in found]
+    lacking = [printable(photo) for photo, map_ in pairs if map_ is None]
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise FileNotFoundError(f"every photo needs a label map of its name in {labels}. None for: {lacking[0]}{more}")
+    return pairs
+
+
+def _names(path, count=None):
+    """The names of a file with one a line; of ADE20K's table the last column; None without a file."""
+    if not os.path.isfile(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    if count is None:
+        return tuple(lines)
+    return tuple(line.split("\t")[-1].split(",")[0] for line in lines[-count:])
+
+
+def _classes(root, photos, count, ignored):
+    """The names of the classes: of the file, cut to `count`; else numbers."""
+    listed = _names(os.path.join(root, CLASSES_FILE))
+    if listed:
+        count = count or min([value for value in ignored if value < len(listed)], default=len(listed))
+        if count > len(listed):
+            raise ValueError(f"classes must be at most {len(listed)}, those of {CLASSES_FILE}. Received: {count}.")
+        return listed[:count]
+    if not count:
+        values = np.unique(np.concatenate([np.unique(label_values(labels)) for _, labels in photos]))
+        count = int(max(value for value in values if value not in ignored)) + 1
+    return tuple(map(str, range(count)))
