@@ -343,7 +343,7 @@ class Segment(Run):
     scale: tuple[float, float] = (0.5, 2.0)
     "smallest and largest factor of that size in training"
     largest_share: float = 0.75
-    "a crop of which one class takes more is drawn anew"
+    "a crop of which one class takes as much is drawn anew; 1: none is"
     flip: bool = True
     "mirror half of the photos"
     distort: bool = True

@@ -21,7 +21,8 @@ class SegmentationAugmentation:
         resize: (long, short): before the factor the photo is brought to the largest size with no longer sides; None:
             it stays.
         scale: the smallest and the largest factor of that size.
-        largest_share: a crop in which one class has a larger share of the pixels is drawn anew, ATTEMPTS times.
+        largest_share: a crop in which one class has so large a share of the pixels is drawn anew, at most ATTEMPTS
+            times; 1: never.
         flip: whether half of the photos are mirrored.
         distort: brightness, contrast, saturation and hue change, each in half of the photos.
     Source:
@@ -47,7 +48,7 @@ class SegmentationAugmentation:
         for _ in range(ATTEMPTS):
             top, left = (int(rng.integers(0, whole - side + 1)) for whole, side in zip(size, cut, strict=True))
             found = labels[np.ix_(rows[top : top + cut[0]], columns[left : left + cut[1]])]
-            if largest_share(found) < self.largest_share:
+            if self.largest_share == 1.0 or largest_share(found) < self.largest_share:
                 break
         down, across = (old / new for old, new in zip(have, size, strict=True))
         box = (left * across, top * down, (left + cut[1]) * across, (top + cut[0]) * down)

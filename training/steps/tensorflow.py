@@ -19,7 +19,9 @@ def jit_pays():
 class Step(BaseStep):
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        self.gradients = tf.function(self.gradients, jit_compile=self.jit)
+        # An all-reduce between the layers, of batch statistics, stands in no function of its own and not within XLA.
+        if not (self.replicas and getattr(self.model, "synchronized", False)):
+            self.gradients = tf.function(self.gradients, jit_compile=self.jit)
         self.shares = self.devices.count
         self._run = tf.function(self._on_each if self.replicas else self._report)
 
