@@ -14,6 +14,7 @@ def export_model(model, path, format="tf_saved_model", *, verbose=True):
 
         served = tf.saved_model.load(path)  # keep it: its functions end with it
         served.serve(images)  # uint8, float32 or another number type
+        served.label_map(images)  # of a `UPerNet`: the class of each pixel, (B, H, W) int32; `serve` gives the logits
 
     Where the model keeps `class_names`, they stand beside it in class_names.json.
 

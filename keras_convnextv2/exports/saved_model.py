@@ -11,6 +11,8 @@ import keras
 from keras_convnextv2 import kernels
 from keras_convnextv2.exports.process import export_in_process
 from keras_convnextv2.layers import class_names
+from keras_convnextv2.layers.network import network_of
+from keras_convnextv2.segmentation import UPerNet
 from keras_convnextv2.whole import check_replaceable, whole_folder
 
 MARK = "saved_model.pb"
@@ -30,7 +32,7 @@ def write_saved_model(model, path, verbose):
         export_in_process(model, path, "tf_saved_model", "tensorflow")
         return
     with whole_folder(path, MARK) as part, kernels.plain_operations(), _quiet("tensorflow", "absl"):
-        if isinstance(model.input, list | tuple | dict):
+        if isinstance(network_of(model).input, list | tuple | dict):
             model.export(part, format="tf_saved_model", verbose=False)
         else:
             _save_for_every_number_type(model, part)
@@ -39,17 +41,28 @@ def write_saved_model(model, path, verbose):
 
 
 def _save_for_every_number_type(model, path):
-    """With an endpoint `serve` that takes pictures of any number type; the network is traced once."""
+    """With endpoints that take pictures of any number type: `serve`, of a segmenter also `label_map`.
+
+    The network is traced once.
+    """
     import tensorflow as tf
 
-    name, shape = model.inputs[0].name, (None, *model.inputs[0].shape[1:])
+    (images,) = network_of(model).inputs
+    shape = (None, *images.shape[1:])
     network = tf.function(lambda images: model(images, training=False))
-    network = network.get_concrete_function(tf.TensorSpec(shape, "float32", name=name))
+    network = network.get_concrete_function(tf.TensorSpec(shape, "float32", name=images.name))
     served = tf.Module()
     served.weights = [v.value for v in model.variables]
-    served.serve = tf.function(lambda images: network(tf.cast(images, "float32")))
-    signatures = [served.serve.get_concrete_function(tf.TensorSpec(shape, kind, name=name)) for kind in NUMBERS]
-    tf.saved_model.save(served, path, signatures={"serving_default": signatures[0]})
+    endpoints = {"serve": lambda images: network(tf.cast(images, "float32"))}
+    if isinstance(model, UPerNet):
+        endpoints["label_map"] = lambda images: tf.argmax(endpoints["serve"](images), axis=-1, output_type="int32")
+    signatures = {}
+    for name, function in endpoints.items():
+        function = tf.function(function)
+        kinds = [function.get_concrete_function(tf.TensorSpec(shape, kind, name=images.name)) for kind in NUMBERS]
+        setattr(served, name, function)
+        signatures["serving_default" if name == "serve" else name] = kinds[0]
+    tf.saved_model.save(served, path, signatures=signatures)
 
 
 @contextlib.contextmanager

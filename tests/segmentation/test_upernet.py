@@ -293,3 +293,32 @@ def test_bad_arguments_are_named(arguments, message):
 def test_a_backbone_of_one_stage_is_refused():
     with pytest.raises(ValueError, match="UPerNet needs a backbone of two stages at least. Received: one of 1."):
         kc.UPerNet(backbone((1,), (8,)), 5)
+
+
+SERVE = """
+import json, sys
+sys.modules["keras_convnextv2"] = sys.modules["keras"] = None  # importing them would fail
+import numpy as np, tensorflow as tf
+served = tf.saved_model.load(sys.argv[1])
+for name in ("small", "large"):
+    images = np.load(f"{sys.argv[2]}/{name}.npy")
+    logits, labels = served.serve(images.astype("uint8")).numpy(), served.label_map(images).numpy()
+    assert labels.dtype == np.int32 and (labels == served.serve(images).numpy().argmax(-1)).all()
+    np.save(f"{sys.argv[2]}/{name}_y.npy", logits)
+assert sorted(served.signatures) == ["label_map", "serving_default"]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs TensorFlow")
+def test_tensorflow_alone_gives_the_same_answer_for_any_size(tmp_path):
+    model = upernet(classes=["a", "b", "c"])
+    sizes = {"small": (32, 48), "large": (45, 70)}
+    images = {name: np.floor(pictures(2, size)) for name, size in sizes.items()}
+    for name, batch in images.items():
+        np.save(tmp_path / f"{name}.npy", batch)
+    path = kc.export_model(model, str(tmp_path / "saved"), verbose=False)
+    subprocess.run([sys.executable, "-c", SERVE, path, str(tmp_path)], check=True, capture_output=True)
+    for name, batch in images.items():
+        close(np.load(tmp_path / f"{name}_y.npy"), to_numpy(model(batch)), 1e-4, name)
+    assert (tmp_path / "saved" / "class_names.json").is_file()
