@@ -218,6 +218,48 @@ def contact_sheet(pictures, captions, path=None):
     return _saved(figure, path)
 
 
+def segmentation(pictures, predictions, classes, labels=None, path=None, ignore=255):
+    """A figure with a row a picture: the photo, its true classes if they are given, the predicted ones, and a legend.
+
+    Classes are colours over the photo; pixels that do not count are left black. The legend has the classes that occur.
+
+    Args:
+        pictures: arrays (H, W, 1 or 3) of any sizes, 0..255.
+        predictions: a label map (H, W) of each.
+        classes: their names, in the order of their numbers.
+        labels: the true label maps, or None.
+        path: where to write a PNG.
+        ignore: the label of pixels that do not count.
+    Returns:
+        A `matplotlib.figure.Figure`.
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: no picture, another number of maps, a map of another size than its picture.
+    """
+    named = {"photo": [None] * len(pictures), **({"truth": labels} if labels is not None else {})}
+    named["prediction"] = predictions
+    _check_maps(pictures, named)
+    colours = _class_colours(len(classes))
+    ratio = max(picture.shape[0] / picture.shape[1] for picture in pictures)
+    cell = 2 * CELL
+    seen = sorted({int(k) for maps in named.values() for map_ in maps if map_ is not None for k in np.unique(map_)})
+    seen = [k for k in seen if k != ignore]
+    lines = -(-len(seen) // (2 * len(named)))
+    figure = _figure(cell * len(named), len(pictures) * cell * ratio + 0.22 * lines + 0.3)
+    axes = figure.subplots(len(pictures), len(named), squeeze=False)
+    for row, line in enumerate(axes):
+        (shown,) = _displayed(np.asarray(pictures[row])[None])
+        for ax, (name, maps) in zip(line, named.items(), strict=True):
+            _picture(ax, shown if maps[row] is None else _overlay(shown, np.asarray(maps[row]), colours, ignore))
+            if row == 0:
+                ax.set_title(name, fontsize=9)
+    from matplotlib.patches import Patch
+
+    patches = [Patch(color=colours[k] / 255, label=_short(classes[k])) for k in seen]
+    figure.legend(handles=patches, loc="outside lower center", ncols=2 * len(named), fontsize=7, frameon=False)
+    return _saved(figure, path)
+
+
 def curves(tables, path=None, x="step", y="loss", title=None):
     """A figure of curves, such as the losses or accuracies of several runs.
 
@@ -251,6 +293,34 @@ def curves(tables, path=None, x="step", y="loss", title=None):
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
     return _saved(figure, path)
+
+
+def _check_maps(pictures, named):
+    if not len(pictures):
+        raise ValueError("pictures must be one at least. Received: none.")
+    for name, maps in named.items():
+        if len(maps) != len(pictures):
+            raise ValueError(f"{name} must be a map for each of {len(pictures)} pictures. Received: {len(maps)}.")
+        for picture, map_ in zip(pictures, maps, strict=True):
+            if map_ is not None and np.shape(map_) != np.shape(picture)[:2]:
+                raise ValueError(
+                    f"{name} must have the size of its picture {np.shape(picture)[:2]}. Received: {np.shape(map_)}."
+                )
+
+
+def _class_colours(count):
+    """(count, 3), 0..255: spread over hue, in turns of three light and dark, so that neighbours differ."""
+    from matplotlib.colors import hsv_to_rgb
+
+    turn = np.arange(count) * 0.618034 % 1  # the golden ratio: any first few are far from each other
+    light = np.array([0.95, 0.6, 0.8])[np.arange(count) % 3]
+    return 255 * hsv_to_rgb(np.stack([turn, np.full(count, 0.85), light], axis=-1))
+
+
+def _overlay(picture, labels, colours, ignore):
+    counts = labels != ignore
+    over = colours[np.where(counts, labels, 0)]
+    return np.where(counts[..., None], 0.45 * picture + 0.55 * over, 0).astype("uint8")
 
 
 def _named_axes(classes, answers):

@@ -239,3 +239,33 @@ def test_what_does_not_fit_the_names_is_refused():
         visualize.confusion_matrix(np.zeros((3, 2), int), ["a", "b"], ["a", "b", "c"])
     with pytest.raises(ValueError, match="a caption for each. Received: 1 and 2"):
         visualize.contact_sheet([np.zeros((4, 4, 3))], ["a", "b"])
+
+
+@needs_matplotlib
+def test_overlays_show_photo_truth_and_prediction(tmp_path):
+    photos = [np.full((20, 30, 3), 200, "uint8"), np.full((30, 24, 1), 100, "uint8")]
+    truths = [np.zeros((20, 30), int), np.full((30, 24), 2)]
+    truths[0][:5] = 255
+    answers = [np.ones((20, 30), int), np.full((30, 24), 2)]
+    figure = visualize.segmentation(photos, answers, CLASSES, truths, tmp_path / "maps.png")
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["photo", "truth", "prediction"] and len(figure.axes) == 6
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == set(CLASSES)
+    shown = picture_at(figure, 0, 1, 3)
+    assert not shown[:5].any() and shown[5:].any()  # pixels that do not count are black
+    assert not np.array_equal(picture_at(figure, 0, 1, 3)[10, 10], picture_at(figure, 0, 2, 3)[10, 10])
+    assert len(visualize.segmentation(photos, answers, CLASSES).axes) == 4
+    png_size(tmp_path / "maps.png")
+
+
+@needs_matplotlib
+@pytest.mark.parametrize(
+    "pictures, maps, message",
+    [
+        ([], [], "pictures must be one at least. Received: none."),
+        ([np.zeros((2, 3, 3))], [], "prediction must be a map for each of 1 pictures. Received: 0."),
+        ([np.zeros((2, 3, 3))], [np.zeros((3, 2), int)], r"the size of its picture \(2, 3\). Received: \(3, 2\)."),
+    ],
+)
+def test_maps_that_do_not_fit_are_named(pictures, maps, message):
+    with pytest.raises(ValueError, match=message):
+        visualize.segmentation(pictures, maps, CLASSES)

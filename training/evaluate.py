@@ -2,7 +2,8 @@
 
     python -m training.evaluate --model runs/photos --data folder:PHOTOS --workdir runs/photos_evaluated
 
-It leaves results.json (with the protocol), per_class.csv, confusion.csv and confusion.png.
+It leaves results.json (with the protocol), per_class.csv, confusion.csv and confusion.png. A segmenter is measured on
+photos with label maps: mIoU, pixel accuracy and mean accuracy, and overlays.png shows some photos.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from keras_convnextv2 import visualize
+from training import segmenters
 from training.data import open_source, require_readable
 from training.data.folder import is_split
 from training.evaluation.classes import match_classes
@@ -50,6 +52,8 @@ def run(config, model, data, workdir, say):
     folder = Results(workdir, "evaluate", config, model, data)
     trained = open_trained(model, config.image_size, config.crop_fraction)
     check_model_channels(trained)
+    if trained.segments:
+        return segmenters.evaluate(config, folder, trained, data, say)
     classifier = trained.classifier()
     source = open_labelled(config, trained, data, say)
     known = {"ids": trained.ids, "whose": source.name, "outputs": trained.outputs}

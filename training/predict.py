@@ -4,6 +4,7 @@
     python -m training.predict --model runs/photos --workdir runs/predicted cat.jpg holiday/*.jpg
 
 It leaves predictions.csv, contact_sheet.png and results.json. A picture that cannot be read has a row that says why.
+Of a segmenter: a label map for each picture in labels/, overlays.png, and in the table the share of each class.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import os
 import numpy as np
 
 from keras_convnextv2 import visualize
+from training import segmenters
 from training.data import PictureSource, UnreadableImage
 from training.data.decode import SUFFIXES, as_array, open_file, printable
 from training.data.folder import pictures_in
@@ -52,6 +54,8 @@ def run(config, model, data, workdir, say):
     folder = Results(workdir, "predict", config, model, " ".join(data))
     trained = open_trained(model, config.image_size, config.crop_fraction)
     check_model_channels(trained)
+    if trained.segments:
+        return segmenters.predict(config, folder, trained, data, files, say)
     classifier = trained.classifier()
     say(f"{len(files):,} pictures, {picture_in_words(trained)}")
     probabilities, unreadable = _probabilities(config, trained, classifier, files, say)

@@ -161,8 +161,8 @@ SMALL_RECIPES |= {
     ),
     "segment_shapes": Segment(
         **{**SHAPES_NETWORK, "image_size": (64, 64), "resize": (), "scale": (1.0, 1.0), "largest_share": 1.0},
-        **{"head_channels": 32, "auxiliary_channels": 16, "batch_size": 16, "epochs": 20, "steps": 0},
-        **{"warmup_epochs": 2.0, "base_lr": 3.2e-2, "evaluate_every": 5, "whole": True},
+        **{"head_channels": 32, "auxiliary_channels": 16, "batch_size": 16, "epochs": 60, "steps": 0},
+        **{"warmup_epochs": 6.0, "base_lr": 1.6e-2, "distort": False, "evaluate_every": 10, "whole": True},
     ),
 }
 

@@ -10,7 +10,7 @@ import keras
 
 import keras_convnextv2 as kc
 from keras_convnextv2.layers import Preprocessing
-from keras_convnextv2.layers.network import layers_in_front, network_layers, preprocessing_of, stages_of
+from keras_convnextv2.layers.network import layers_in_front, network_layers, network_of, preprocessing_of, stages_of
 from keras_convnextv2.preprocessing import imagenet_classes, published_crop
 from keras_convnextv2.sizes import DEFAULT_SIDE
 from keras_convnextv2.weights.hub import HUB, weights_file
@@ -51,13 +51,20 @@ class Trained:
 
     @property
     def outputs(self):
-        """How many classes it tells apart; 0 for an encoder."""
+        """How many classes it tells apart; 0 for an encoder and for a segmenter."""
+        if self.segments:
+            return 0
         shape = self.model.output_shape
         return shape[-1] if isinstance(shape, tuple) and len(shape) == 2 and _has_head(self.model) else 0
 
     @property
+    def segments(self):
+        """Whether it gives a class to each pixel."""
+        return isinstance(self.model, kc.UPerNet)
+
+    @property
     def channels(self):
-        return self.model.input_shape[-1]
+        return network_of(self.model).input_shape[-1]
 
     @property
     def probabilities(self):
@@ -71,7 +78,8 @@ class Trained:
             ValueError: it has no head.
         """
         hint = f"python -m training.probe --model {self.name} measures what an encoder has learnt."
-        require(self.outputs, "model must be a classifier", f"{self.name}, an encoder without a head", hint)
+        kind = "a segmenter" if self.segments else "an encoder without a head"
+        require(self.outputs, "model must be a classifier", f"{self.name}, {kind}", "" if self.segments else hint)
         return _taking_pictures(self.model)
 
     def encoder(self):
@@ -126,17 +134,17 @@ def open_trained(name, image_size=None, crop_fraction=NO_CROP):
     if crop_fraction == NO_CROP:
         resized = image_size is not None and not trained.record and not trained.published
         crop_fraction = _crop(size) if resized else trained.crop_fraction
-    if tuple(model.input_shape[1:3]) not in ((None, None), size):
+    if tuple(network_of(model).input_shape[1:3]) not in ((None, None), size):
         model = _at_size(model, size)
     return dataclasses.replace(trained, model=model, image_size=size, crop_fraction=crop_fraction)
 
 
 def _of_keras_file(name, path):
     model = _loaded(path)
-    model = getattr(model, "backbone", model)  # of an FCMAE
+    model = model.backbone if isinstance(model, kc.FCMAE) else model
     record = read_record(path.with_name(RECIPE)) if path.with_name(RECIPE).is_file() else {}
     recipe = record.get("recipe", {})
-    fixed = tuple(side or DEFAULT_SIDE for side in model.input_shape[1:3])
+    fixed = tuple(side or DEFAULT_SIDE for side in network_of(model).input_shape[1:3])
     size = tuple(recipe.get("image_size", fixed))
     crop = recipe.get("crop_fraction", _crop(size))
     names = kc.class_names(model) or (_names_in_results(path.with_name(RESULTS)) if record else None)
