@@ -9,7 +9,7 @@ import pathlib
 import sys
 import time
 
-from benchmarks import contestants, loaders, pretraining
+from benchmarks import contestants, loaders, pretraining, segmenters
 
 LIBRARIES = {
     "package": contestants.package,
@@ -17,6 +17,8 @@ LIBRARIES = {
     "transformers": contestants.transformers,
     "timm": contestants.timm,
     "fcmae": pretraining.fcmae,
+    "upernet": segmenters.upernet,
+    "transformers upernet": segmenters.transformers_upernet,
     "package pipeline": loaders.our_pipeline,
     "torch pipeline": loaders.torch_pipeline,
     "timm pipeline": loaders.timm_pipeline,
