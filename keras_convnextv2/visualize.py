@@ -226,7 +226,7 @@ def segmentation(pictures, predictions, classes, labels=None, path=None, ignore=
     Args:
         pictures: arrays (H, W, 1 or 3) of any sizes, 0..255.
         predictions: a label map (H, W) of each.
-        classes: their names, in the order of their numbers.
+        classes: their names, in the order of their numbers; or how many, or None: the numbers themselves.
         labels: the true label maps, or None.
         path: where to write a PNG.
         ignore: the label of pixels that do not count.
@@ -238,6 +238,7 @@ def segmentation(pictures, predictions, classes, labels=None, path=None, ignore=
     """
     named = {"photo": [None] * len(pictures), **({"truth": labels} if labels is not None else {})}
     named["prediction"] = predictions
+    classes = _named_classes(classes, [map_ for maps in named.values() for map_ in maps if map_ is not None], ignore)
     _check_maps(pictures, named)
     colours = _class_colours(len(classes))
     ratio = max(picture.shape[0] / picture.shape[1] for picture in pictures)
@@ -293,6 +294,16 @@ def curves(tables, path=None, x="step", y="loss", title=None):
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
     return _saved(figure, path)
+
+
+def _named_classes(classes, maps, ignore):
+    """A name for each class that occurs."""
+    largest = max((int(k) for map_ in maps for k in np.unique(map_) if k != ignore), default=0)
+    if classes is None or isinstance(classes, int):
+        classes = tuple(map(str, range(classes or largest + 1)))
+    if largest >= len(classes):
+        raise ValueError(f"maps must hold 0..{len(classes) - 1}, a class each, or {ignore}. Received: {largest}.")
+    return classes
 
 
 def _check_maps(pictures, named):

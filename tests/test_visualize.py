@@ -254,6 +254,10 @@ def test_overlays_show_photo_truth_and_prediction(tmp_path):
     assert not shown[:5].any() and shown[5:].any()  # pixels that do not count are black
     assert not np.array_equal(picture_at(figure, 0, 1, 3)[10, 10], picture_at(figure, 0, 2, 3)[10, 10])
     assert len(visualize.segmentation(photos, answers, CLASSES).axes) == 4
+    named = visualize.segmentation(photos, answers, None).legends[0].get_texts()
+    assert {text.get_text() for text in named} == {"1", "2"}
+    with pytest.raises(ValueError, match="maps must hold 0..1, a class each, or 255. Received: 2."):
+        visualize.segmentation(photos, answers, 2)
     png_size(tmp_path / "maps.png")
 
 

@@ -326,7 +326,7 @@ class Segment(Run):
     synchronized: bool = False
     "batch statistics over all replicas of TensorFlow, which XLA then does not compile; JAX has them anyway"
     average: str = "all"
-    "the loss is divided by the number of all pixels or of valid ones"
+    "the loss is divided by the number of all pixels, or of the valid ones of each part and replica"
     drop_path_rate: float = 0.0
     "chance that the last block is left out; a ladder from 0 at the first"
     layer_decay: float = 1.0
@@ -357,6 +357,8 @@ class Segment(Run):
 
     def __post_init__(self):
         super().__post_init__()
+        rule = f"accumulation must leave two pictures a part, for batch norm, of batch_size {self.batch_size}"
+        require(self.batch_size // self.accumulation >= 2, rule, self.accumulation)
         for name in ("head_channels", "layer_decay_layers"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
         for name in ("classes", "auxiliary_channels"):
@@ -373,7 +375,8 @@ class Segment(Run):
         low, high = self.scale
         require(0 < low <= high, "scale must be two factors with 0 < smallest <= largest", (low, high))
         sides = self.resize
-        require(len(sides) in (0, 2) and min(sides, default=1) >= 1, "resize must be two sides, or none", sides)
+        fits = len(sides) in (0, 2) and min(sides, default=1) >= 1 and sides == tuple(sorted(sides, reverse=True))
+        require(fits, "resize must be the longer and the shorter side, or none", sides)
         small = [side for side in self.image_size if side < self.total_stride]
         require(not small, f"image_size must be at least the total stride {self.total_stride}", self.image_size)
         low, high = min(self.ignored, default=0), max(self.ignored, default=0)

@@ -95,18 +95,19 @@ def _provenance(name, config, said, settings):
     return lines + [f"note: {note}" for note in said.notes]
 
 
-def launch(kind, prepare, split):
+def launch(kind, prepare, split, opened=open_source):
     """Runs the program of `prepare(config, data, say) -> Task` with the config of class `kind` that the flags describe.
 
     Args:
         split: of the data, whose pictures --explain counts.
+        opened: (data, split, channels=) -> the source of these pictures.
     """
     define_flags()
     if asks_for_help():
         print(overview(kind))
         return
     spare_workers_the_program()
-    app.run(lambda argv: sys.exit(_main(argv, kind, prepare, split)))
+    app.run(lambda argv: sys.exit(_main(argv, kind, prepare, split, opened)))
 
 
 def spare_workers_the_program():
@@ -135,19 +136,19 @@ def _chosen(values, kind):
     return with_settings(find_recipe(values.recipe, kind), values.set), values.data
 
 
-def _main(argv, kind, prepare, split):
+def _main(argv, kind, prepare, split, opened=open_source):
     values = flags.FLAGS
     go_on = f"Go on with --resume --workdir {values.workdir}"
-    return exit_code(lambda: _body(argv, values, kind, prepare, split), go_on)
+    return exit_code(lambda: _body(argv, values, kind, prepare, split, opened), go_on)
 
 
-def _body(argv, values, kind, prepare, split):
+def _body(argv, values, kind, prepare, split, opened):
     require_flags_only(argv)
     if values.explain and not values.recipe:
         raise ValueError("--explain needs a --recipe. Received: none.")
     config, data = _chosen(values, kind)
     if values.explain:
-        source = open_source(data, split, channels=config.channels) if data else None
+        source = opened(data, split, channels=config.channels) if data else None
         images, classes = source and config.images_of(source), source and len(source.classes)
         print(explain(values.recipe, config, images, values.set, classes))
         return

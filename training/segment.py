@@ -7,10 +7,9 @@ import keras
 
 import keras_convnextv2 as kc
 from keras_convnextv2.preprocessing import channel_statistics
-from keras_convnextv2.segmentation import ConfusionMatrix
 from training.configs import Segment
 from training.data import SegmentationAugmentation, open_maps, require_readable, segmentation_example
-from training.data.label_maps import IGNORE
+from training.data.label_maps import IGNORE, require_maps
 from training.evaluation.segmentation import agreement, numbers
 from training.fields import require
 from training.finetune import weights_of
@@ -79,15 +78,14 @@ def sample_losses(model, batch):
 def prepare(config, data, say, devices):
     source, test = open_sources(config, data)
     require_readable(test, say)
+    require_maps(test, say)
     model = build(config, source.classes, say)
     predict = make_predict(model, jit=config.jit, devices=devices)
     look = {"window": None if config.whole else config.image_size, "resize": config.resize or None}
 
     def evaluate(weights):
-        matrix = agreement(predict, test, weights=weights, share=devices.share, **look)
-        whole = ConfusionMatrix(len(source.classes), IGNORE)
-        whole.counts = devices.sum(matrix.counts).astype("int64")
-        return numbers(whole)
+        # Every process looks at every photo: their sizes differ, and all processes must ask as often.
+        return numbers(agreement(predict, test, weights=weights, least_side=model.least_side, **look))
 
     def save(folder):
         optimizer = keras.optimizers.AdamW(config.peak_lr / 10, weight_decay=config.weight_decay)
@@ -115,4 +113,4 @@ def prepare(config, data, say, devices):
 
 
 if __name__ == "__main__":
-    launch(Segment, prepare, SPLIT)
+    launch(Segment, prepare, SPLIT, open_maps)

@@ -1,5 +1,6 @@
 """What evaluate and predict do with a trained segmenter."""
 
+import itertools
 import os
 import pathlib
 
@@ -22,7 +23,8 @@ NAMED = 3
 def look_of(config, trained):
     """{"window", "resize"}: how photos are shown, as in the evaluations of the run that trained the model."""
     recipe = trained.record.get("recipe", {})
-    whole = recipe.get("whole", True) and config.image_size is None
+    fixed = None not in trained.model.backbone.input_shape[1:3]
+    whole = recipe.get("whole", True) and config.image_size is None and not fixed
     resize = tuple(recipe.get("resize", ())) or None
     return {"window": None if whole else trained.image_size, "resize": resize}
 
@@ -42,12 +44,17 @@ def evaluate(config, folder, trained, data, say):
         raise ValueError(f"split of label maps must be one of {', '.join(SPLITS)}. Received: {config.split!r}")
     recipe = trained.record.get("recipe", {})
     share = config.validation_split or recipe.get("validation_split", 0.1)
-    options = {"classes": len(trained.names or ()), "ignored": tuple(recipe.get("ignored", (IGNORE,)))}
+    count = trained.model.decode_head.classifier.units
+    options = {"classes": count, "ignored": tuple(recipe.get("ignored", (IGNORE,)))}
     source = open_maps(data, SPLITS[config.split], channels=trained.channels, validation_split=share, **options)
+    if len(source.classes) != count:
+        rule = f"label maps must have the {count} classes of the model"
+        raise ValueError(f"{rule}. Received: {len(source.classes)} in {source.name}.")
     names, look = list(trained.names or source.classes), look_of(config, trained)
     say(f"{source.count:,} photos of {source.name}, {look_in_words(look)}; {len(names)} classes")
     predict = make_predict(trained.model, jit=config.jit)
-    matrix = agreement(predict, source, done=every_tenth(say, source.count, "evaluating"), **look)
+    done, least = every_tenth(say, source.count, "evaluating"), trained.model.least_side
+    matrix = agreement(predict, source, done=done, least_side=least, **look)
     found = matrix.result()
     facts = {"photos": source.count, "source": source.name, "classes": names, **look}
     results = {**numbers(matrix), "protocol": protocol(trained, config, data, **facts)}
@@ -65,7 +72,7 @@ def evaluate(config, folder, trained, data, say):
     opened = [source.opened(int(index)) for index in shown]
     pictures = [picture.array for picture, _ in opened]
     truths = [labels.array(picture.size) for picture, labels in opened]
-    maps = [_label_map(predict, picture, look) for picture in pictures]
+    maps = [_label_map(predict, picture, look, least) for picture in pictures]
     with folder:
         folder.write_table("per_class.csv", ["class", "pixels", "iou", "accuracy"], rows)
         table = [[name, *row] for name, row in zip(names, matrix.counts.tolist(), strict=True)]
@@ -95,7 +102,7 @@ def predict(config, folder, trained, data, files, say):
             except UnreadableImage as error:
                 unreadable[number] = str(error)
                 continue
-            labels = _label_map(network, picture, look)
+            labels = _label_map(network, picture, look, trained.model.least_side)
             found[number] = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
             (folder.path / places[number]).parent.mkdir(parents=True, exist_ok=True)
             folder.write(places[number], lambda part, labels=labels: Image.fromarray(labels).save(part, format="PNG"))
@@ -122,15 +129,15 @@ def predict(config, folder, trained, data, files, say):
     return results
 
 
-def _label_map(network, picture, look):
-    return segmentation.predict(Windows(network), picture, window=look["window"], size=look["resize"])
+def _label_map(network, picture, look, least_side):
+    return segmentation.predict(Windows(network, None, least_side), picture, window=look["window"], size=look["resize"])
 
 
 def _places(files):
     """labels/NAME.png of each file; of several of one name with a number."""
-    places, taken = [], {}
+    places = {}
     for file in files:
         stem = pathlib.Path(printable(os.path.basename(file))).stem
-        taken[stem] = taken.get(stem, 0) + 1
-        places.append(f"labels/{stem}{'' if taken[stem] == 1 else f'_{taken[stem]}'}.png")
-    return places
+        names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+        places[next(place for name in names if (place := f"labels/{name}.png") not in places)] = file
+    return list(places)

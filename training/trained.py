@@ -88,16 +88,14 @@ class Trained:
         Those of a classifier are what its head sees. An encoder of FCMAE was trained without a final norm: its averaged
         map gets a LayerNorm without scale and shift, so that features of both kinds are of the same size.
         """
-        layers = network_layers(self.model)
+        layers, images = network_layers(self.model), network_of(self.model).input
         if "norm" in layers:
-            return _taking_pictures(
-                keras.Model(self.model.input, layers["norm"].output)
-            ), "pooled, after its final norm"
+            return _taking_pictures(keras.Model(images, layers["norm"].output)), "pooled, after its final norm"
         x = stages_of(self.model)[-1].output
         exact = keras.backend.result_type(x.dtype, "float32")
         x = keras.layers.GlobalAveragePooling2D(data_format="channels_last", dtype=exact)(x)
         x = keras.layers.LayerNormalization(center=False, scale=False, epsilon=1e-6, dtype=exact)(x)
-        return _taking_pictures(keras.Model(self.model.input, x)), "averaged, then LayerNorm without scale and shift"
+        return _taking_pictures(keras.Model(images, x)), "averaged, then LayerNorm without scale and shift"
 
     def fingerprint(self):
         """A text that differs where the weights do."""
@@ -135,6 +133,9 @@ def open_trained(name, image_size=None, crop_fraction=NO_CROP):
         resized = image_size is not None and not trained.record and not trained.published
         crop_fraction = _crop(size) if resized else trained.crop_fraction
     if tuple(network_of(model).input_shape[1:3]) not in ((None, None), size):
+        if trained.segments:
+            fixed = network_of(model).input_shape[1:3]
+            raise ValueError(f"image_size must be {fixed}, that of the segmenter's input. Received: {size}.")
         model = _at_size(model, size)
     return dataclasses.replace(trained, model=model, image_size=size, crop_fraction=crop_fraction)
 
@@ -148,7 +149,8 @@ def _of_keras_file(name, path):
     size = tuple(recipe.get("image_size", fixed))
     crop = recipe.get("crop_fraction", _crop(size))
     names = kc.class_names(model) or (_names_in_results(path.with_name(RESULTS)) if record else None)
-    named = {"names": names and tuple(names)} if names or record else _imagenet(model)
+    unnamed = record or isinstance(model, kc.UPerNet)  # else a network of 1000 outputs is ImageNet's
+    named = {"names": names and tuple(names)} if names or unnamed else _imagenet(model)
     facts = {"image_size": size, "crop_fraction": crop, "record": record}
     return Trained(name=name, model=model, **named, **facts)
 

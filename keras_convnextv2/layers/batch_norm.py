@@ -56,8 +56,9 @@ class BatchNorm(keras.layers.Layer):
         mean = total(ops.sum(x, axes)) / count
         variance = total(ops.sum(ops.square(x - mean), axes)) / count
         unbiased = variance * count / ops.maximum(count - 1, 1)
+        momentum = self.momentum * ops.cast(count > 1, "float32")  # one value has no variance: nothing is learnt of it
         for moving, new in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
-            moving.assign(moving + self.momentum * (ops.cast(new, moving.dtype) - moving))
+            moving.assign(moving + momentum * (ops.cast(new, moving.dtype) - moving))
         return mean, variance
 
     def compute_output_shape(self, input_shape):

@@ -12,8 +12,8 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
     """The class of each pixel of one picture.
 
     Windows overlap, and their logits are averaged where they do; probabilities are averaged over scales and mirrored
-    pictures. Rows of windows are worked off from top to bottom, and one compiled function serves all windows, so the
-    memory is that of a window's height of the picture and does not grow with its own.
+    pictures. Rows of windows are worked off from top to bottom, and one compiled function serves all windows. Beside
+    the picture the memory is that of the logits of one row of windows: it grows with the width, not with the height.
 
     Args:
         model: a `UPerNet`, or any model from images (B, H, W, C) to logits (B, H, W, classes).
@@ -28,14 +28,16 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
     Returns:
         (H, W), uint8 where there are at most 256 classes, else int32.
     Raises:
-        ValueError: no picture of one, a stride that leaves gaps.
+        ValueError: no picture of one, a stride that leaves gaps, no scale.
     Source:
         mmsegmentation, models/segmentors/encoder_decoder.py (slide_inference) and base.py.
     """
     picture = np.asarray(picture)
     if picture.ndim != 3:
         raise ValueError(f"picture must be (height, width, channels). Received: shape {picture.shape}.")
-    window, stride = _windows(window, stride, picture.shape[:2])
+    if not scales:
+        raise ValueError(f"scales must be one factor at least. Received: {scales!r}.")
+    window, stride = _windows(window, stride)
     streams = [
         _probabilities(model, picture, _scaled(picture.shape[:2], size, scale), window, stride, mirrored)
         for scale in scales
@@ -49,7 +51,7 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
     return np.concatenate(maps)
 
 
-def _windows(window, stride, size):
+def _windows(window, stride):
     """((height, width), (down, across)) of windows."""
     if window is None:
         return (None, None), (None, None)
@@ -96,7 +98,7 @@ def _logits(model, picture, window, stride):
     for top, following in zip(tops, [*tops[1:], picture.shape[0]], strict=True):
         for left in lefts:
             cut = picture[top : top + height, left : left + width]
-            logits = np.asarray(model.predict_on_batch(cut[None])[0], "float32")
+            logits = _answer(model, cut)
             if sums is None:
                 sums = np.zeros((height, picture.shape[1], logits.shape[-1]), "float32")
                 counts = np.zeros((height, picture.shape[1], 1), "float32")
@@ -107,6 +109,15 @@ def _logits(model, picture, window, stride):
         for kept in (sums, counts):
             kept[: height - done] = kept[done:].copy()
             kept[height - done :] = 0
+
+
+def _answer(model, cut):
+    """The logits of a window; one that is smaller than the network's total stride is continued at its edges."""
+    least = getattr(model, "least_side", 1)
+    height, width = cut.shape[:2]
+    if min(height, width) < least:
+        cut = np.pad(cut, [(0, max(0, least - height)), (0, max(0, least - width)), (0, 0)], "edge")
+    return np.asarray(model.predict_on_batch(cut[None])[0], "float32")[:height, :width]
 
 
 def _starts(whole, side, step):
@@ -127,7 +138,7 @@ def _resized(blocks, have, want):
             part = slice(done, ready)
             yield _mixed(held, 0, low[part] - first, high[part] - first, share[part])
             done = ready
-            keep = (low[done] if done < len(low) else first + len(held)) - first
+            keep = min(low[done] - first, len(held)) if done < len(low) else len(held)  # further rows may still come
             held, first = held[keep:], first + keep
 
 

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_convnextv2.backbone import pyramid
 from keras_convnextv2.layers.composite import apply_settings, plain, settings_of
-from keras_convnextv2.layers.network import network_layers, stages_of
+from keras_convnextv2.layers.network import network_layers, stages_of, total_stride
 from keras_convnextv2.portable import Portable
 from keras_convnextv2.segmentation.heads import FCNHead, UPerHead
 from keras_convnextv2.segmentation.losses import AVERAGES, pixel_loss
@@ -34,7 +34,7 @@ class UPerNet(Portable, keras.Model):
             machine that trains and not kept in a file.
         ignore: the label of pixels that do not count.
         average: what the loss is divided by, the number of "all" pixels (mmsegmentation) or of "valid" ones
-            (transformers).
+            (transformers), which are those of what is worked off at once: of a part of a batch, of a replica.
     Raises:
         ValueError: a backbone without its network, or of one stage.
     Shapes:
@@ -92,6 +92,11 @@ class UPerNet(Portable, keras.Model):
         """The layers beside the backbone."""
         return [head for head in (self.decode_head, self.auxiliary_head) if head]
 
+    @property
+    def least_side(self):
+        """Pixels that a picture must have along each side."""
+        return total_stride(self)
+
     def call(self, images, training=None):
         logits = self.logits(images, training=training)
         return logits if training else resized(logits["main"], ops.shape(images)[1:3])
@@ -144,6 +149,12 @@ class UPerNet(Portable, keras.Model):
             raise ValueError(f"pool_scales must be positive numbers. Received: {self.pool_scales!r}.")
         if isinstance(self.classes, int) and self.classes < 1:
             raise ValueError(f"classes must be a positive int, or names. Received: {self.classes!r}.")
+        count = self.classes if isinstance(self.classes, int) else len(self.classes)
+        if 0 <= self.ignore < count:
+            raise ValueError(f"ignore must be none of the classes 0..{count - 1}. Received: {self.ignore!r}.")
+        if self.channels < 1 or self.auxiliary_channels < 0:
+            sizes = f"channels={self.channels!r}, auxiliary_channels={self.auxiliary_channels!r}"
+            raise ValueError(f"channels must be positive, auxiliary_channels at least 0. Received: {sizes}.")
 
     def get_config(self):
         own = ("classes", "channels", "pool_scales", "auxiliary_channels", "dropout", "ignore", "average")

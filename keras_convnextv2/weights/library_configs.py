@@ -72,6 +72,12 @@ def check_expressible(network, name):
             f"{name!r} networks pool by the mean. Received: a model with pooling='max'; {_elsewhere(name)}"
         )
 
+    if name == "huggingface" and network.segmenter and network.segmenter["auxiliary_channels"] and depth != STAGES:
+        raise ValueError(
+            f"transformers' auxiliary head reads the third of {STAGES} maps. Received: a model of {depth} stages; "
+            f"with auxiliary_channels=0 it can be written, model.save always is"
+        )
+
 
 def _elsewhere(name):
     others = {"timm": "'huggingface'", "official": "'huggingface' or 'timm'", "huggingface": "'timm'"}
@@ -81,6 +87,7 @@ def _elsewhere(name):
 def timm_config(network):
     """`config.json` of timm, for `hf-hub:` and `local-dir:`; sizes without a name are built as a changed Tiny."""
     size, picture = network.size, network.picture
+    classes = 0 if network.segmenter else size.classes or 0
     patch, _, channels, _ = size.stem
     arguments = {
         "depths": None if size.name else size.depths,
@@ -93,7 +100,7 @@ def timm_config(network):
     stride = patch * 2 ** (len(size.depths) - 1)
     return {
         "architecture": f"convnextv2_{size.name or 'tiny'}",
-        "num_classes": size.classes or 0,
+        "num_classes": classes,
         "num_features": size.dims[-1],
         "global_pool": network.pooling,
         "model_args": {name: value for name, value in arguments.items() if value is not None},
@@ -106,7 +113,7 @@ def timm_config(network):
             "crop_mode": crop_mode,
             "mean": network.mean,
             "std": network.std,
-            "num_classes": size.classes or 0,
+            "num_classes": classes,
             "pool_size": tuple(side // stride for side in picture),
             "first_conv": "stem.0",
             "classifier": "head.fc",

@@ -91,9 +91,36 @@ def test_a_upernet_as_a_whole_and_by_windows():
     "arguments, message",
     [
         ({"picture": np.zeros((4, 5))}, r"picture must be \(height, width, channels\). Received: shape \(4, 5\)."),
+        ({"scales": ()}, r"scales must be one factor at least. Received: \(\)."),
         ({"window": 8, "stride": 9}, r"stride must be in 1..window, which is \(8, 8\). Received: \(9, 9\)."),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         kc.segmentation.predict(**{"model": model(), "picture": picture(), **arguments})
+
+
+@pytest.mark.parametrize("have, want, block", [(512, 200, 60), (512, 100, 17), (40, 160, 7), (160, 512, 9)])
+def test_rows_that_come_in_blocks_are_resized_as_the_whole(have, want, block):
+    x = np.random.default_rng(0).normal(size=(have, 5, 2)).astype("float32")
+    blocks = [x[start : start + block] for start in range(0, have, block)]
+    found = np.concatenate(list(sliding._resized(blocks, (have, 5), (want, 7))))
+    expected = np.concatenate(list(sliding._resized([x], (have, 5), (want, 7))))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_small_photo_by_windows_is_the_photo_as_a_whole():
+    class Identity:
+        def predict_on_batch(self, x):
+            return x
+
+    image = picture(40, 44)
+    whole = kc.segmentation.predict(Identity(), image, size=(512, 128))
+    windows = kc.segmentation.predict(Identity(), image, size=(512, 128), window=32)
+    np.testing.assert_array_equal(windows, whole)
+
+
+def test_a_picture_below_the_total_stride_is_continued_at_its_edges():
+    segmenter = kc.UPerNet(kc.ConvNeXtV2((1, 1), (8, 12), include_top=False), 3, channels=8, auxiliary_channels=0)
+    assert segmenter.least_side == 8
+    assert kc.segmentation.predict(segmenter, picture(5, 20)).shape == (5, 20)

@@ -283,6 +283,8 @@ def test_frozen_statistics_stay():
         ({"pool_scales": (0, 2)}, r"pool_scales must be positive numbers. Received: \(0, 2\)."),
         ({"classes": 0}, "classes must be a positive int, or names. Received: 0."),
         ({"classes": ("a", "a")}, "class_names must be 2"),
+        ({"classes": 300}, "ignore must be none of the classes 0..299. Received: 255."),
+        ({"channels": 0}, "channels must be positive, .* Received: channels=0, auxiliary_channels=6."),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
@@ -322,3 +324,19 @@ def test_tensorflow_alone_gives_the_same_answer_for_any_size(tmp_path):
     for name, batch in images.items():
         close(np.load(tmp_path / f"{name}_y.npy"), to_numpy(model(batch)), 1e-4, name)
     assert (tmp_path / "saved" / "class_names.json").is_file()
+
+
+def test_one_value_a_channel_changes_no_moving_statistics():
+    layer = BatchNorm()
+    layer(np.full((1, 1, 1, 3), 5, "float32"), training=True)
+    np.testing.assert_array_equal(to_numpy(layer.moving_variance), np.ones(3))
+    np.testing.assert_array_equal(to_numpy(layer.moving_mean), np.zeros(3))
+
+
+def test_timm_gets_an_encoder_and_transformers_four_stages_alone(tmp_path):
+    pytest.importorskip("safetensors")
+    network = backbone((1, 1, 1, 1), (4, 6, 8, 10))
+    kc.save_weights_as(kc.UPerNet(network, 3, **SMALL), tmp_path / "timm", "timm")
+    assert '"num_classes": 0' in (tmp_path / "timm" / "config.json").read_text()
+    with pytest.raises(ValueError, match="auxiliary head reads the third of 4 maps. Received: a model of 2 stages"):
+        kc.save_weights_as(upernet(), tmp_path / "two", "huggingface")

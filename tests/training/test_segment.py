@@ -109,7 +109,9 @@ def test_the_rate_falls_along_a_line():
     [
         ({"ignored": (300,)}, r"ignored must be values of 0..255. Received: \(300,\)"),
         ({"scale": (2.0, 0.5)}, r"scale must be two factors with 0 < smallest <= largest. Received: \(2.0, 0.5\)"),
-        ({"resize": (512,)}, r"resize must be two sides, or none. Received: \(512,\)"),
+        ({"resize": (512,)}, r"resize must be the longer and the shorter side, or none. Received: \(512,\)"),
+        ({"resize": (512, 2048)}, r"resize must be the longer and the shorter side, or none. Received: \(512, 2048\)"),
+        ({"accumulation": 8}, "accumulation must leave two pictures a part, .* of batch_size 8. Received: 8"),
         ({"image_size": (3, 48)}, r"image_size must be at least the total stride 4. Received: \(3, 48\)"),
         ({"average": "mean"}, "average must be one of all, valid. Received: 'mean'"),
     ],

@@ -114,3 +114,34 @@ def test_a_segmenter_is_no_classifier(saved):
     assert trained.segments and not trained.outputs and trained.names == NAMES
     with pytest.raises(ValueError, match="model must be a classifier. Received: .*a segmenter"):
         trained.classifier()
+
+
+def test_a_model_without_names_and_one_of_other_classes(data, tmp_path):
+    for classes in (3, 4):
+        model = kc.UPerNet(
+            kc.ConvNeXtV2((1, 1), (3, 3), include_top=False, stem_patch_size=2),
+            classes,
+            channels=3,
+            auxiliary_channels=0,
+        )
+        model.save(tmp_path / f"{classes}.keras")
+    results = evaluate.run(Evaluate(), str(tmp_path / "3.keras"), f"folder:{data}", str(tmp_path / "out"), quiet)
+    assert results["protocol"]["classes"] == ["0", "1", "2"]
+    (data / "classes.txt").write_text("red\ngreen\nblue\n")
+    with pytest.raises(ValueError, match="classes must be at most 3|label maps must have the 4 classes of the model"):
+        evaluate.run(Evaluate(), str(tmp_path / "4.keras"), f"folder:{data}", str(tmp_path / "other"), quiet)
+
+
+def test_places_never_collide():
+    from training.segmenters import _places
+
+    assert _places(["x/a.jpg", "y/a.jpg", "x/a_2.jpg", "b.png"]) == [
+        *("labels/a.png", "labels/a_2.png", "labels/a_2_2.png", "labels/b.png"),
+    ]
+
+
+def test_the_backbone_of_a_segmenter_can_be_probed(saved):
+    from training.trained import open_trained
+
+    features, said = open_trained(saved).encoder()
+    assert features.output_shape[-1] == 3 and "averaged" in said

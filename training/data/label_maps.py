@@ -1,10 +1,12 @@
 """Label maps: the class of each pixel of a photo, in a picture file beside it, and the folders that hold both."""
 
+import concurrent.futures
 import os
 
 import numpy as np
 from PIL import Image
 
+from training.data.checking import EVERY
 from training.data.decode import open_file, printable
 from training.data.folder import pictures_in, rank
 from training.data.picture_source import PictureSource
@@ -13,6 +15,7 @@ IGNORE = 255
 LAYOUT = "PATH/train/{images,labels} and PATH/val/{images,labels}, or PATH/{images,labels}"
 ADE20K = "PATH/{images,annotations}/{training,validation}"  # as ADE20K is published
 SPLIT_NAMES = {"train": ("train", "training"), "test": ("test", "val", "validation", "valid")}
+PUBLISHED = ("training", "validation")  # ADE20K's own
 CLASSES_FILE = "classes.txt"  # a name a line; those beyond the classes that are trained may follow
 ADE20K_FILE, ADE20K_CLASSES = "objectInfo150.txt", 150
 
@@ -83,6 +86,8 @@ def open_labelled_maps(path, split, *, channels=3, classes=0, ignored=(IGNORE,),
         ignored, first = (0, *ignored), 1
     else:
         names, first = _classes(root, photos, classes, ignored), 0
+    if len(names) > IGNORE:
+        raise ValueError(f"label maps can have {IGNORE} classes at most. Received: {len(names)}.")
     maps = [LabelMap(labels, photo, len(names), tuple(ignored), first) for photo, labels in photos]
 
     def read(index):
@@ -99,7 +104,7 @@ def _pairs(root, split, share):
     for names in SPLIT_NAMES[split]:
         for layout, published in (
             ((names, "images"), False),
-            (("images", names), os.path.isdir(os.path.join(root, "annotations"))),
+            (("images", names), names in PUBLISHED and os.path.isdir(os.path.join(root, "annotations"))),
         ):
             folder = os.path.join(root, *layout)
             if os.path.isdir(folder):
@@ -109,6 +114,10 @@ def _pairs(root, split, share):
     if not os.path.isdir(folder) or any(os.path.isdir(os.path.join(root, name)) for name in SPLIT_NAMES["train"]):
         raise FileNotFoundError(f"label maps need the layout {LAYOUT}, or {ADE20K}. Received: {root!r}")
     pairs = _paired(folder, os.path.join(root, "labels"))
+    if len(pairs) < 2:
+        raise FileNotFoundError(
+            f"one photo to train on and one held out are needed. Received: {len(pairs)} in {folder}"
+        )
     ranked = sorted((rank(os.path.relpath(photo, folder)), photo) for photo, _ in pairs)
     count = min(max(sum(value < share for value, _ in ranked), 1), len(pairs) - 1)
     held_out = {photo for _, photo in ranked[:count]}
@@ -144,11 +153,30 @@ def _classes(root, photos, count, ignored):
     """The names of the classes: of the file, cut to `count`; else numbers."""
     listed = _names(os.path.join(root, CLASSES_FILE))
     if listed:
-        count = count or min([value for value in ignored if value < len(listed)], default=len(listed))
+        stop = len(listed)
+        while stop and stop - 1 in ignored:  # names behind the classes; one between them keeps its number
+            stop -= 1
+        count = count or stop
         if count > len(listed):
             raise ValueError(f"classes must be at most {len(listed)}, those of {CLASSES_FILE}. Received: {count}.")
         return listed[:count]
     if not count:
         values = np.unique(np.concatenate([np.unique(label_values(labels)) for _, labels in photos]))
-        count = int(max(value for value in values if value not in ignored)) + 1
+        count = int(max((value for value in values if value not in ignored), default=-1)) + 1
+        if not count:
+            raise ValueError(f"label maps must hold classes. Received: only values of ignored={ignored}.")
     return tuple(map(str, range(count)))
+
+
+def require_maps(source, say):
+    """Reads the label map of every photo of a source, in parallel; raises for the first bad one."""
+    done = 0
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for _ in pool.map(lambda index: _checked(*source.opened(index)), range(source.count)):
+            done += 1
+            if done % EVERY == 0:
+                say(f"checked {done:,} of {source.count:,} label maps of {source.name}", progress=True)
+
+
+def _checked(picture, labels):
+    labels.array(picture.size)

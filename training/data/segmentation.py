@@ -68,7 +68,7 @@ class SegmentationAugmentation:
 def scaled_size(have, limits, factor):
     """The size of a photo of (H, W) brought below (long, short) and scaled, both sides at least 1."""
     if limits is not None:
-        long, short = (int(side * factor) for side in limits)
+        long, short = (int(side * factor) for side in (max(limits), min(limits)))
         factor = min(long / max(have), short / min(have))
     return tuple(max(1, int(side * factor + 0.5)) for side in have)
 

@@ -11,14 +11,14 @@ from training.data.label_maps import IGNORE
 class Windows:
     """What `kc.segmentation.predict` asks of a model, of a compiled function and certain weights."""
 
-    def __init__(self, predict, weights=None):
-        self._predict, self._weights = predict, weights
+    def __init__(self, predict, weights=None, least_side=1):
+        self._predict, self._weights, self.least_side = predict, weights, least_side
 
     def predict_on_batch(self, images):
         return keras.ops.convert_to_numpy(self._predict(np.ascontiguousarray(images), self._weights))
 
 
-def agreement(predict, source, *, weights=None, window=None, resize=None, done=None, share=(0, 1)):
+def agreement(predict, source, *, weights=None, window=None, resize=None, done=None, least_side=1):
     """The ConfusionMatrix of a source of photos with label maps.
 
     Args:
@@ -26,10 +26,10 @@ def agreement(predict, source, *, weights=None, window=None, resize=None, done=N
         window: (height, width), or None for photos as a whole.
         resize: (long, short) that photos are brought to, None: they stay.
         done: called with the number of photos after each.
-        share: (number of this process, how many there are): each looks at its own photos.
+        least_side: pixels that the network needs along each side.
     """
-    matrix, model = ConfusionMatrix(len(source.classes), IGNORE), Windows(predict, weights)
-    for index in range(share[0], source.count, share[1]):
+    matrix, model = ConfusionMatrix(len(source.classes), IGNORE), Windows(predict, weights, least_side)
+    for index in range(source.count):
         picture, labels = source.opened(index)
         truth = labels.array(picture.size)
         matrix.update(truth, label_map(model, picture.array, window=window, size=resize))

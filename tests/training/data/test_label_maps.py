@@ -48,6 +48,8 @@ def test_a_folder_without_splits_is_divided_by_name(tmp_path):
         write_pair(tmp_path / "images", tmp_path / "labels", f"p{number}", number)
     train, test = (open_maps(f"folder:{tmp_path}", split, validation_split=0.3) for split in ("train", "test"))
     assert train.count + test.count == 10 and test.count >= 1
+    seen = {opened(source, n)[0].tobytes() for source in (train, test) for n in range(source.count)}
+    assert len(seen) == 10
     again = open_maps(f"folder:{tmp_path}", "test", validation_split=0.3)
     np.testing.assert_array_equal(opened(test, 0)[0], opened(again, 0)[0])
 
@@ -184,3 +186,38 @@ def test_distortion_keeps_to_its_ranges_and_grey_has_no_colour():
     hues = {int(np.argmax(distorted(rng, colourful)[0, 0])) for _ in range(200)}
     assert hues == {0}  # 36 degrees of hue do not make red green or blue
     assert distorted(rng, flat[..., :1]).shape == (4, 5, 1)
+
+
+def test_a_class_that_does_not_count_keeps_the_others_numbers(tmp_path):
+    write_pair(tmp_path / "train" / "images", tmp_path / "train" / "labels", "a", 1)
+    (tmp_path / "classes.txt").write_text("ground\na\nb\n")
+    source = open_maps(f"folder:{tmp_path}", "train", ignored=(0, 255))
+    assert source.classes == ("ground", "a", "b")
+    np.testing.assert_array_equal(opened(source, 0)[1], np.where(values_of(1) == 0, IGNORE, values_of(1)))
+
+
+def test_more_classes_than_a_map_can_hold_are_refused(tmp_path):
+    write_picture(tmp_path / "train" / "images" / "a.png", 1)
+    (tmp_path / "train" / "labels").mkdir()
+    Image.fromarray(np.arange(480, dtype="uint16").reshape(24, 20)).save(tmp_path / "train" / "labels" / "a.png")
+    with pytest.raises(ValueError, match="label maps can have 255 classes at most. Received: 480."):
+        open_maps(f"folder:{tmp_path}", "train")
+
+
+def test_maps_without_a_class_and_a_single_photo_are_refused(tmp_path):
+    write_pair(tmp_path / "images", tmp_path / "labels", "a", 1)
+    with pytest.raises(FileNotFoundError, match="one photo to train on and one held out are needed. Received: 1"):
+        open_maps(f"folder:{tmp_path}", "test")
+    write_picture(tmp_path / "train" / "images" / "a.png", 1)
+    write_map(tmp_path / "train" / "labels" / "a.png", np.full((24, 20), 255))
+    with pytest.raises(ValueError, match="label maps must hold classes. Received: only values of ignored"):
+        open_maps(f"folder:{tmp_path}", "train")
+
+
+def test_sizes_are_those_of_the_evaluation():
+    from keras_convnextv2.segmentation import sliding
+
+    for have in ((683, 1024), (100, 1024), (333, 77)):
+        for factor in (0.5, 1.0, 1.73):
+            assert scaled_size(have, (2048, 512), factor) == sliding._scaled(have, (2048, 512), factor)
+            assert scaled_size(have, None, factor) == sliding._scaled(have, None, factor)
