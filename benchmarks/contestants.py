@@ -90,7 +90,7 @@ def transformers(task, size, batch, side, dtype, compiled=False):
     depths, dims = SIZES[size]
     config = ConvNextV2Config(depths=list(depths), hidden_sizes=list(dims), num_labels=CLASSES, image_size=side)
     model = ConvNextV2ForImageClassification(config)
-    step = torch_step(model, lambda output: output.logits, task, batch, side, dtype, compiled)
+    step = torch_classifier_step(model, lambda output: output.logits, task, batch, side, dtype, compiled)
     return step, versions("transformers", "torch")
 
 
@@ -101,30 +101,34 @@ def timm(task, size, batch, side, dtype, compiled=False):
     import timm
 
     model = timm.create_model(f"convnextv2_{size}", num_classes=CLASSES)
-    return torch_step(model, lambda output: output, task, batch, side, dtype, compiled), versions("timm", "torch")
+    step = torch_classifier_step(model, lambda output: output, task, batch, side, dtype, compiled)
+    return step, versions("timm", "torch")
 
 
-def torch_step(model, logits_of, task, batch, side, dtype, compiled):
-    """A training or inference step as PyTorch users write it: channels-last memory, autocast for half precision."""
+def torch_step(model, data, task, dtype, compiled, answer_of, loss_of):
+    """A training or inference step as PyTorch users write it: channels-last memory, autocast for half precision.
+
+    Args:
+        data: (images, labels) as arrays.
+        answer_of: output of the model -> a tensor, the answer.
+        loss_of: (forward, images, labels) -> scalar.
+    """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device, memory_format=torch.channels_last)
-    images, labels = pictures(batch, side)
-    images = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)  # a view: channels-last memory
-    labels = torch.from_numpy(labels).to(device)
+    images, labels = map(torch.from_numpy, data)
+    images = images.permute(0, 3, 1, 2).to(device)  # a view: channels-last memory
+    labels = labels.to(device)
     forward = torch.compile(model) if compiled else model
-
-    def answer():
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-            return logits_of(forward(images))
-
+    half = {"device_type": device, "dtype": torch.bfloat16, "enabled": dtype == "bfloat16"}
     if task == "predict":
         model.eval()
 
         def predict():
-            with torch.inference_mode():
-                return answer().float().cpu().numpy()
+            with torch.inference_mode(), torch.autocast(**half):
+                answer = answer_of(forward(images))
+            return answer.float().cpu().numpy()
 
         return predict
     model.train()
@@ -132,9 +136,20 @@ def torch_step(model, logits_of, task, batch, side, dtype, compiled):
 
     def train():
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(answer().float(), labels)
+        with torch.autocast(**half):
+            loss = loss_of(forward, images, labels)
         loss.backward()
         optimizer.step()
         return loss.item()
 
     return train
+
+
+def torch_classifier_step(model, logits_of, task, batch, side, dtype, compiled):
+    """`torch_step` of a classifier."""
+    import torch.nn.functional as F
+
+    def loss_of(forward, images, labels):
+        return F.cross_entropy(logits_of(forward(images)).float(), labels)
+
+    return torch_step(model, pictures(batch, side), task, dtype, compiled, logits_of, loss_of)

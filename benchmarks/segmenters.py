@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.contestants import LEARNING_RATE, keras_versions, versions
+from benchmarks.contestants import LEARNING_RATE, keras_versions, torch_step, versions
 
 CLASSES = 150
 
@@ -42,7 +42,6 @@ def transformers_upernet(task, size, batch, side, dtype, compiled=False, part="w
     from keras_convnextv2.convert.libraries import import_torchvision
 
     import_torchvision()  # transformers imports it where it is installed
-    import torch
     from transformers import ConvNextV2Backbone, ConvNextV2Config, UperNetConfig, UperNetForSemanticSegmentation
 
     from keras_convnextv2.sizes import SIZES
@@ -55,35 +54,14 @@ def transformers_upernet(task, size, batch, side, dtype, compiled=False, part="w
     else:
         config = {"auxiliary_in_channels": dims[-2], "num_labels": CLASSES}
         model = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=network, **config))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device, memory_format=torch.channels_last)
-    images, labels = pictures(batch, side)
-    images = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)  # a view: channels-last memory
-    labels = torch.from_numpy(labels).to(device)
-    forward = torch.compile(model) if compiled else model
-    half = {"device_type": device, "dtype": torch.bfloat16, "enabled": dtype == "bfloat16"}
-    if task == "predict":
-        model.eval()
 
-        def predict():
-            with torch.inference_mode(), torch.autocast(**half):
-                answer = forward(images)
-                outputs = answer.feature_maps if part == "backbone" else [answer.logits]
-                return [x.float().cpu().numpy() for x in outputs]
+    def answer_of(output):
+        return output.feature_maps[-1] if part == "backbone" else output.logits
 
-        return predict, versions("transformers", "torch")
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
+    def loss_of(forward, images, labels):
+        if part == "backbone":
+            return sum(x.mean((2, 3)).square().mean() for x in forward(images).feature_maps)
+        return forward(images, labels=labels).loss
 
-    def train():
-        optimizer.zero_grad()
-        with torch.autocast(**half):
-            if part == "backbone":
-                loss = sum(x.mean((2, 3)).square().mean() for x in forward(images).feature_maps)
-            else:
-                loss = forward(images, labels=labels).loss
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return train, versions("transformers", "torch")
+    step = torch_step(model, pictures(batch, side), task, dtype, compiled, answer_of, loss_of)
+    return step, versions("transformers", "torch")

@@ -80,7 +80,7 @@ def open_labelled_maps(path, split, *, channels=3, classes=0, ignored=(IGNORE,),
         FileNotFoundError: another layout, a photo without labels, no photo.
     """
     root = os.path.expanduser(path)
-    photos, folder, published = _pairs(root, split, validation_split)
+    photos, published = _pairs(root, split, validation_split)
     if published:
         names = _names(os.path.join(root, ADE20K_FILE), ADE20K_CLASSES) or tuple(map(str, range(ADE20K_CLASSES)))
         ignored, first = (0, *ignored), 1
@@ -98,7 +98,7 @@ def open_labelled_maps(path, split, *, channels=3, classes=0, ignored=(IGNORE,),
 
 
 def _pairs(root, split, share):
-    """([(photo, label map)], the folder of the photos, whether it is ADE20K's layout)."""
+    """([(photo, label map)], whether it is ADE20K's layout)."""
     if not os.path.isdir(root):
         raise FileNotFoundError(f"folder:PATH needs a folder, laid out as {LAYOUT}. Received: {root!r}")
     for names in SPLIT_NAMES[split]:
@@ -109,7 +109,7 @@ def _pairs(root, split, share):
             folder = os.path.join(root, *layout)
             if os.path.isdir(folder):
                 beside = [part.replace("images", "annotations" if published else "labels") for part in layout]
-                return _paired(folder, os.path.join(root, *beside)), folder, published
+                return _paired(folder, os.path.join(root, *beside)), published
     folder = os.path.join(root, "images")
     if not os.path.isdir(folder) or any(os.path.isdir(os.path.join(root, name)) for name in SPLIT_NAMES["train"]):
         raise FileNotFoundError(f"label maps need the layout {LAYOUT}, or {ADE20K}. Received: {root!r}")
@@ -121,7 +121,7 @@ def _pairs(root, split, share):
     ranked = sorted((rank(os.path.relpath(photo, folder)), photo) for photo, _ in pairs)
     count = min(max(sum(value < share for value, _ in ranked), 1), len(pairs) - 1)
     held_out = {photo for _, photo in ranked[:count]}
-    return [pair for pair in pairs if (pair[0] in held_out) == (split == "test")], folder, False
+    return [pair for pair in pairs if (pair[0] in held_out) == (split == "test")], False
 
 
 def _paired(photos, labels):
