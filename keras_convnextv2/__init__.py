@@ -13,6 +13,7 @@ from keras_convnextv2.backbone import (
     from_preset,
     pyramid,
 )
+from keras_convnextv2.detection import MaskRCNN
 from keras_convnextv2.exports import export_model
 from keras_convnextv2.fcmae import FCMAE
 from keras_convnextv2.layers import GRN, ConvNeXtV2Block, DepthwiseConv2D, DropPath, class_names
@@ -48,6 +49,7 @@ __all__ = [
     "DropPath",
     "EvaluationTransform",
     "LoadReport",
+    "MaskRCNN",
     "Preset",
     "SaveReport",
     "UPerNet",

@@ -13,7 +13,7 @@ NAMES = {
     "ConvNeXtV2", "from_preset", "pyramid", "FCMAE", "load_weights", "save_weights_as", "list_presets",
     "preset_transform", "decode_predictions", "preprocess_input", "normalize", "export_model", "keep_memory", "GRN",
     "DropPath", "DepthwiseConv2D", "ConvNeXtV2Block", "class_names", "LoadReport", "SaveReport", "Preset",
-    "EvaluationTransform", "UPerNet",
+    "EvaluationTransform", "UPerNet", "MaskRCNN",
     *(f"ConvNeXtV2{size}" for size in ("Atto", "Femto", "Pico", "Nano", "Tiny", "Base", "Large", "Huge")),
 }  # fmt: skip
 

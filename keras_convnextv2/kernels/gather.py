@@ -1,6 +1,7 @@
-"""Moving between all patches of an image and its visible ones: gathers both ways, forward and backward.
+"""Gathers: between all patches of an image and its visible ones, both ways, and of weighted rows.
 
-Each direction is the other's gradient. Said so, no scatter-add is ever emitted, which XLA and CPUs run serially.
+Of patches each direction is the other's gradient. Said so, no scatter-add is ever emitted, which XLA and CPUs run
+serially.
 """
 
 from keras import ops
@@ -73,3 +74,22 @@ def _put_back(patches, position):
     count = patches.shape[1]
     stays = ops.cast(position < count, patches.dtype)[:, :, None]
     return _take(patches, ops.minimum(position, count - 1)) * stays
+
+
+def weighted_rows(rows, index, weight):
+    """Rows (M, C) -> sums of `width` of them each, (N, C): index (N, width) says which, weight (N, width) how much."""
+    if transforming():
+        return _weighted(rows, index, weight)
+    return choose({"plain": _weighted, "torch": _bags})(rows, index, weight)
+
+
+def _weighted(rows, index, weight):
+    weight = ops.cast(weight, rows.dtype)
+    return sum(ops.take(rows, index[:, n], axis=0) * weight[:, n, None] for n in range(index.shape[1]))
+
+
+def _bags(rows, index, weight):
+    """One pass: nothing of the size of (N, width, C) is ever made."""
+    from torch.nn.functional import embedding_bag
+
+    return embedding_bag(index, rows, per_sample_weights=weight.to(rows.dtype), mode="sum")

@@ -51,8 +51,14 @@ def compiled_once(function):
     """
     import jax
 
-    static = [name for name in inspect.signature(function).parameters if name == "epsilon"]
+    parameters = inspect.signature(function).parameters.values()
+    static = [p.name for p in parameters if p.name == "epsilon" or p.kind is p.KEYWORD_ONLY]
     return jax.jit(function, static_argnames=static)
+
+
+def compiled_where_eager(function):
+    """The function, on JAX as `compiled_once` has it; arguments by name alone are those it is compiled for."""
+    return compiled_once(function) if keras.backend.backend() == "jax" else function
 
 
 def forced_form():

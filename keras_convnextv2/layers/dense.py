@@ -50,5 +50,5 @@ def class_names(model):
     Returns:
         A tuple of texts, for `decode_predictions(preds, class_names=...)`, or None.
     """
-    heads = [layer for layer in model._flatten_layers() if isinstance(layer, Dense) and layer.class_names]
-    return heads[-1].class_names if heads else None
+    named = [names for layer in model._flatten_layers() if (names := getattr(layer, "class_names", None))]
+    return named[-1] if named else None

@@ -23,7 +23,8 @@ class Network:
     """What the variables of a model do not tell.
 
     Args:
-        size: depths, dims, stem and head.
+        size: depths, dims and stem.
+        classes: of the classifier or segmenter, 0 without one, and of a detector.
         pooling: "avg" or "max".
         picture: (height, width) of its input, 224 where it is open.
         mean, std: of the preprocessing, fractions of 1 for each channel.
@@ -33,6 +34,7 @@ class Network:
     """
 
     size: Size
+    classes: int
     pooling: str
     picture: tuple
     mean: tuple
@@ -43,28 +45,30 @@ class Network:
 
 
 def describe(model, size, class_names=None):
-    """The Network of a model of `ConvNeXtV2`, an `FCMAE` or a `UPerNet`."""
+    """The Network of a model of `ConvNeXtV2`, an `FCMAE`, a `UPerNet` or a `MaskRCNN`."""
     stages, layers = stages_of(model), network_layers(model)
+    classes = (size.classes or 0) if "head" in layers or size.pools else 0
     mean, std = statistics(model) or channel_statistics(size.stem[2])
     return Network(
         size=size,
+        classes=classes,
         pooling="max" if isinstance(layers.get("pool"), keras.layers.GlobalMaxPooling2D) else "avg",
         picture=tuple(side or DEFAULT_SIDE for side in entry(model).shape[1:3]),
         mean=mean,
         std=std,
         drop_path_rate=float(stages[-1].drop_paths[-1]),
-        class_names=names_of(model) if class_names is None else checked_names(class_names, size.classes),
+        class_names=names_of(model) if class_names is None else checked_names(class_names, classes),
         segmenter=model.get_config() if size.pools else None,
     )
 
 
 def check_expressible(network, name):
-    """Raises when a library, "timm", "huggingface" or "official", cannot build this network."""
+    """Raises when a library, "timm", "huggingface", "official" or "mmdetection", cannot build this network."""
     depth, patch = len(network.size.depths), network.size.stem[0]
     if name != "huggingface" and depth != STAGES:
         raise ValueError(f"{name!r} networks have {STAGES} stages. Received: a model of {depth}; {_elsewhere(name)}")
-    if name == "official" and patch != 4:
-        raise ValueError(f"'official' networks have a stem patch of 4. Received: {patch}; {_elsewhere(name)}")
+    if name in ("official", "mmdetection") and patch != 4:
+        raise ValueError(f"{name!r} networks have a stem patch of 4. Received: {patch}; {_elsewhere(name)}")
     if name == "timm" and (patch == 2 or patch > 7):  # 2 halves the first stage, from 8 on the last is not halved
         raise ValueError(f"'timm' takes stem patches of 1 and 3 to 7. Received: {patch}; {_elsewhere(name)}")
     if name != "timm" and network.pooling == "max":
@@ -80,14 +84,14 @@ def check_expressible(network, name):
 
 
 def _elsewhere(name):
-    others = {"timm": "'huggingface'", "official": "'huggingface' or 'timm'", "huggingface": "'timm'"}
-    return f"{others[name]} may be able to, model.save always is"
+    others = {"timm": "'huggingface'", "huggingface": "'timm'"}.get(name, "'huggingface' or 'timm'")
+    return f"{others} may be able to, model.save always is"
 
 
 def timm_config(network):
     """`config.json` of timm, for `hf-hub:` and `local-dir:`; sizes without a name are built as a changed Tiny."""
     size, picture = network.size, network.picture
-    classes = 0 if network.segmenter else size.classes or 0
+    classes = 0 if network.segmenter else network.classes
     patch, _, channels, _ = size.stem
     arguments = {
         "depths": None if size.name else size.depths,
@@ -123,14 +127,14 @@ def timm_config(network):
 
 def huggingface_config(network):
     """`config.json` of transformers' ConvNextV2ForImageClassification, ConvNextV2Model without a head, or UPerNet."""
-    size, labels = network.size, {}
-    if size.classes:
-        names = network.class_names or _labels(size.classes)
+    labels = {}
+    if network.classes:
+        names = network.class_names or _labels(network.classes)
         labels["id2label"] = {str(i): name for i, name in enumerate(names)}
         labels["label2id"] = {name: i for i, name in enumerate(names)}
     if network.segmenter:
         return {**_huggingface_upernet(network), **labels}
-    kind = "ConvNextV2ForImageClassification" if size.classes else "ConvNextV2Model"
+    kind = "ConvNextV2ForImageClassification" if network.classes else "ConvNextV2Model"
     return {"architectures": [kind], **_huggingface_network(network), **labels}
 
 

@@ -60,15 +60,16 @@ def load_weights(model, path, skip_head=False, *, ema=False, verbose=0):
     files (.pt, .pth, .bin); and Keras' own .weights.h5 and .keras. Every array must find its variable and every
     variable its array. Only whole parts may be missing on one side: a final norm, head or decoder that the model lacks
     is left out, and so is the norm behind each stage that detectors and segmenters have (`pyramid(model, norm=True)`
-    takes them) and their other parts, but those of mmsegmentation's and transformers' UPerNet, which a `UPerNet` takes;
-    a file from pre-training, which has no norm and no head, leaves the model's alone. The report names them.
+    takes them) and their other parts, but those of mmsegmentation's and transformers' UPerNet, which a `UPerNet` takes,
+    and of mmdetection's Mask R-CNN and Faster R-CNN, which a `MaskRCNN` takes; a file from pre-training, which has no
+    norm and no head, leaves the model's alone. The report names them.
 
     The stem is adapted to a model of other channels, with a warning: to one, its kernel is the sum over the file's
     channels, so that a grey picture gives what its three equal channels gave; to several, the file's channels repeated
     in turn and rescaled. A decoder, which predicts pixels, is then left alone.
 
     Args:
-        model: a model of `ConvNeXtV2`, with or without top, an `FCMAE` or a `UPerNet`.
+        model: a model of `ConvNeXtV2`, with or without top, an `FCMAE`, a `UPerNet` or a `MaskRCNN`.
         path: the file; or what is downloaded, the name of a preset (see `list_presets`; its size may be left out, and
             "imagenet" is `fcmae_ft_in1k`), "hf:owner/name" or "hf:owner/name/file". A .safetensors file needs the
             package safetensors, a torch file needs torch, on any backend.

@@ -13,6 +13,7 @@ from keras_convnextv2.weights.rows import (
     CLASSIFIERS,
     CONVERSIONS,
     COUNTER,
+    DENSE_HEADS,
     ENCODER,
     OTHER_HEADS,
     OWN,
@@ -41,6 +42,7 @@ class Size:
     decoder_depth: int
     decoder_dim: int | None = None
     pools: int = 0  # of a UPerNet
+    convs: int = 0  # of a mask head
 
     @property
     def name(self):
@@ -154,7 +156,7 @@ def _apart(arrays, belongs, reason):
 def _describes_heads(table, names):
     """Whether the format has rows for most of what a segmenter has beside its network."""
     heads = [name for name in names if name.startswith(OTHER_HEADS)]
-    if not table or not heads or "decode_head" not in table.parts:
+    if not table or not heads or not table.parts & set(DENSE_HEADS):
         return False
     return 2 * len(known_names(table, heads)) >= len(heads)
 
@@ -168,7 +170,7 @@ def measure(table, shapes):
     per_block = sum(row.each == "block" for row in table.rows)
     per_decoder_block = max(1, sum(row.each == "decoder" for row in table.rows))
     counts, dims = collections.Counter(), collections.defaultdict(collections.Counter)
-    per_pool = max(1, sum(row.each == "pool" for row in table.rows))
+    per_pool, per_conv = (max(1, sum(row.each == each for row in table.rows)) for each in ("pool", "conv"))
     stem = classes = decoder_dim = None
     for name, row, index in known_names(table, shapes):
         counts[row.each, index.get("s")] += 1
@@ -180,6 +182,8 @@ def measure(table, shapes):
             stem = shape if len(shape) == 4 else None
         elif row.ours in ("head/bias", "decode_head/classifier/bias"):
             classes = max(shapes[name], default=None)
+        elif row.ours == "box_head/classifier/bias":
+            classes = max(shapes[name], default=1) - 1  # the background is no class
         elif row.ours == "decoder/mask_token":
             decoder_dim = max(shapes[name], default=None)
     # rounded, so that one array too many or too few is reported as itself and not as another depth
@@ -192,6 +196,7 @@ def measure(table, shapes):
         decoder_depth=round(counts["decoder", None] / per_decoder_block),
         decoder_dim=decoder_dim,
         pools=round(counts["pool", None] / per_pool),
+        convs=round(counts["conv", None] / per_conv),
     )
 
 
@@ -205,6 +210,7 @@ def expand(table, size):
         "block": [{"s": s, "b": b} for s in stages for b in range(size.depths[s])],
         "decoder": [{"b": b} for b in range(size.decoder_depth)],
         "pool": [{"p": p} for p in range(size.pools)],
+        "conv": [{"c": c} for c in range(size.convs)],
         "level": [{"l": level} for level in stages[:-1]],
     }
     return [row.pair(**index) for row in table.rows for index in runs[row.each]]
@@ -229,7 +235,8 @@ def pair_up(table, theirs, ours, *, where, skip_head=False):
         _check_decoder(have, want, where)
     depth = have.decoder_depth if "decoder" in surplus else want.decoder_depth
     pools = have.pools if "decode_head" in surplus else want.pools
-    wanted = expand(table, dataclasses.replace(want, decoder_depth=depth, pools=pools))
+    convs = have.convs if "mask_head" in surplus else want.convs
+    wanted = expand(table, dataclasses.replace(want, decoder_depth=depth, pools=pools, convs=convs))
     expected = [pair for pair in wanted if pair.part in in_file | in_model - set(lacking)]
     pairs = [pair for pair in expected if pair.part not in surplus]
     untouched = {path: lacking[part] for path in ours if (part := part_of(path)) in lacking}

@@ -20,6 +20,9 @@ class Conversion:
     ranks: tuple
 
 
+REGION = 7  # cells along a side of a region whose box is asked for
+
+
 def _flat(w):
     if w.size != w.shape[-1]:  # (4, C) would pass as 4 * C channels
         raise ValueError("only the last axis may be longer than 1")
@@ -36,6 +39,15 @@ def _ungrid(w):
     return w.swapaxes(0, 1).reshape(w.shape[0] * w.shape[1], *w.shape[2:])
 
 
+def _regions_last(w):
+    # a region of a detector is flattened channels first there, channels last here
+    return w.reshape(w.shape[0], -1, REGION, REGION).transpose(2, 3, 1, 0).reshape(-1, w.shape[0])
+
+
+def _regions_first(w):
+    return w.reshape(REGION, REGION, -1, w.shape[1]).transpose(3, 2, 0, 1).reshape(w.shape[1], -1)
+
+
 CONVERSIONS = {  # theirs -> ours, ours -> theirs
     "same": Conversion(lambda w: w, lambda w: w, (1,)),
     "own": Conversion(lambda w: w, lambda w: w, (1, 2, 4)),
@@ -43,6 +55,7 @@ CONVERSIONS = {  # theirs -> ours, ours -> theirs
     "row": Conversion(_flat, lambda w: w.reshape(1, -1), (2,)),  # (1, C) -> (C,)
     "token": Conversion(lambda w: w.reshape(w.shape[1]), lambda w: w.reshape(1, -1, 1, 1), (4,)),  # (1, C, 1, 1)
     "dense": Conversion(np.transpose, np.transpose, (2,)),  # (out, in) -> (in, out)
+    "dense_of_region": Conversion(_regions_last, _regions_first, (2,)),  # (out, C * 7 * 7) -> (7 * 7 * C, out)
     "conv1x1": Conversion(  # (out, in, 1, 1) -> (in, out)
         lambda w: w.reshape(w.shape[:2]).T, lambda w: w.T[:, :, None, None], (4,)
     ),
@@ -61,10 +74,12 @@ CONVERSIONS = {  # theirs -> ours, ours -> theirs
 class Row:
     """One kind of parameter; `each` says what its indices run over.
 
-    They are {s} (stage), {n} (stage counted from 1), {b} (block), {p} (pooling) and {l} (level of a feature pyramid).
+    They are {s} (stage), {n} (stage counted from 1), {b} (block), {p} (pooling), {c} (convolution of a mask head) and
+    {l} (level of a feature pyramid).
     """
 
-    each: str  # "once", "stage" (s), "down" (s from 1), "block" (s, b), "decoder" (b), "pool" (p), "level" (l)
+    # "once", "stage" (s), "down" (s from 1), "block" (s, b), "decoder" (b), "pool" (p), "conv" (c), "level" (l)
+    each: str
     theirs: str
     ours: str
     conversion: str
@@ -76,7 +91,7 @@ class Row:
 
     def pattern(self):
         """A regular expression for `theirs` with a group for each of its indices."""
-        return re.sub(r"\\\{([snbpl])\\\}", r"(?P<\1>[0-9]+)", re.escape(self.theirs))
+        return re.sub(r"\\\{([snbpcl])\\\}", r"(?P<\1>[0-9]+)", re.escape(self.theirs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +117,7 @@ class Format:
     @property
     def parts(self):
         """The parts of a network that it has rows for; of norms behind stages one."""
-        return {row.pair(s=0, b=0, p=0, l=0).part for row in self.rows}
+        return {row.pair(s=0, b=0, p=0, c=0, l=0).part for row in self.rows}
 
 
 ENCODER = "encoder"
@@ -116,8 +131,19 @@ PARTS = {
     "auxiliary_head": "auxiliary head",
     "decode_head/classifier": "classifier of a UPerNet head",
     "auxiliary_head/classifier": "classifier of an auxiliary head",
+    "neck": "feature pyramid of a detector",
+    "rpn_head": "region proposal network",
+    "box_head": "box head",
+    "mask_head": "mask head",
+    "box_head/classifier": "classifier of a box head",
+    "box_head/deltas": "changes of boxes of each class",
+    "mask_head/classifier": "classifier of a mask head",
 }
-CLASSIFIERS = ("head", "decode_head/classifier", "auxiliary_head/classifier")  # what `skip_head` leaves alone
+CLASSIFIERS = (  # what `skip_head` leaves alone
+    *("head", "decode_head/classifier", "auxiliary_head/classifier"),
+    *("box_head/classifier", "box_head/deltas", "mask_head/classifier"),
+)
+DENSE_HEADS = ("decode_head", "box_head")  # a format that has one of them has all that stands beside the network
 COUNTER = "num_batches_tracked"  # of torch's batch norm; nothing depends on it
 _STAGE_NORM = re.compile("norm_([0-9]+)")
 # Beside the network in files of detectors and segmenters (mmdetection, mmsegmentation, transformers).
@@ -261,6 +287,22 @@ def _upernet(norm, classifier):
     )
 
 
+# The parts of a Mask R-CNN beside its backbone, in mmdetection's words; its second names are ours.
+_MASK_RCNN = (
+    *_weight("stage", "neck.lateral_convs.{s}.conv", "neck/lateral_{s}", "conv"),
+    *_weight("stage", "neck.fpn_convs.{s}.conv", "neck/smooth_{s}", "conv"),
+    *_weight("once", "rpn_head.rpn_conv", "rpn_head/conv", "conv"),
+    *_weight("once", "rpn_head.rpn_cls", "rpn_head/objects", "conv"),
+    *_weight("once", "rpn_head.rpn_reg", "rpn_head/deltas", "conv"),
+    *_weight("once", "roi_head.bbox_head.shared_fcs.0", "box_head/fc_0", "dense_of_region"),
+    *_weight("once", "roi_head.bbox_head.shared_fcs.1", "box_head/fc_1", "dense"),
+    *_weight("once", "roi_head.bbox_head.fc_cls", "box_head/classifier", "dense"),
+    *_weight("once", "roi_head.bbox_head.fc_reg", "box_head/deltas", "dense"),
+    *_weight("conv", "roi_head.mask_head.convs.{c}.conv", "mask_head/conv_{c}", "conv"),
+    *_weight("once", "roi_head.mask_head.upsample", "mask_head/upsample", "conv"),  # its kernel is (in, out, k, k)
+    *_weight("once", "roi_head.mask_head.conv_logits", "mask_head/classifier", "conv"),
+)
+
 # The pre-training script runs a sparse encoder: its kernels are flattened and its biases are rows.
 _SPARSE = (
     *_weight("once", "encoder.downsample_layers.0.0", "stem/conv", "conv"),
@@ -347,6 +389,21 @@ _H5_UPERNET = (
     *_h5("once", "auxiliary_head/classifier", "auxiliary_head/classifier"),
 )
 
+_H5_MASK_RCNN = (
+    *_h5_encoder("backbone/"),
+    *_h5("stage", "backbone/layers/layer_norm_{s}", STAGE_NORM),
+    *_h5("stage", "neck/laterals/conv2d_{s}", "neck/lateral_{s}"),
+    *_h5("stage", "neck/smooths/conv2d_{s}", "neck/smooth_{s}"),
+    *(row for part in ("conv", "objects", "deltas") for row in _h5("once", f"rpn_head/{part}", f"rpn_head/{part}")),
+    *(
+        row
+        for part in ("fc_0", "fc_1", "classifier", "deltas")
+        for row in _h5("once", f"box_head/{part}", f"box_head/{part}")
+    ),
+    *_h5("conv", "mask_head/convolutions/conv2d_{c}", "mask_head/conv_{c}"),
+    *(row for part in ("upsample", "classifier") for row in _h5("once", f"mask_head/{part}", f"mask_head/{part}")),
+)
+
 READABLE = (
     Format("official", _official("grn")),  # the authors' fine-tuned and released FCMAE files
     Format("timm", _timm("dense")),  # tiny to huge
@@ -391,9 +448,17 @@ READABLE = (
         ),
     ),
     Format("weights.h5 UPerNet", _H5_UPERNET),
+    Format(  # Faster R-CNN too, which has no mask head
+        "mmdetection Mask R-CNN",
+        (*_openmmlab("backbone."), *_norm("stage", "backbone.norm{s}", STAGE_NORM), *_MASK_RCNN),
+    ),
+    Format("weights.h5 Mask R-CNN", _H5_MASK_RCNN),
 )
 # Our own variables, in the words of the same tables: what another Keras model holds.
-_OURS = (*_SPARSE, *_official("grn")[-4:], *_norm("stage", STAGE_NORM, STAGE_NORM), *_upernet("bn", "conv_seg"))
+_OURS = (
+    *(*_SPARSE, *_official("grn")[-4:], *_norm("stage", STAGE_NORM, STAGE_NORM)),
+    *(*_upernet("bn", "conv_seg"), *_MASK_RCNN),
+)
 OWN = Format("keras", tuple(Row(r.each, r.ours, r.ours, "own") for r in _OURS))
 # The authors' fine-tuning adds two axes to each GRN of a released FCMAE file, so it must have (1, 4C) there.
 RELEASED = Format(

@@ -22,7 +22,10 @@ from keras_convnextv2.weights.readers import ENDINGS, HUB_FILE
 from keras_convnextv2.weights.rows import CONVERSIONS, COUNTER, ENCODER, OWN, TABLES, part_name, part_of
 from keras_convnextv2.whole import write_whole
 
-WRITTEN = {"timm": (".safetensors",), "huggingface": (".safetensors",), "official": (".pt", ".pth")}  # endings
+WRITTEN = {  # endings
+    **{"timm": (".safetensors",), "huggingface": (".safetensors",)},
+    **{"official": (".pt", ".pth"), "mmdetection": (".pth",)},
+}
 FOREIGN = (*ENDINGS, ".h5", ".npz", ".onnx", ".tar")  # endings that no folder is meant to have
 MARKS = {"timm": "architecture", "huggingface": "model_type"}  # what only this library's config.json has
 NORMED = ("timm", "timm conv", "huggingface", "huggingface model")  # whose networks always end in a norm
@@ -69,18 +72,21 @@ def save_weights_as(model, path, format, *, class_names=None, verbose=0):
       encoder without norm and head as their released FCMAE files, an FCMAE with its decoder as their pre-training
       script does, which can resume it.
 
-    timm and transformers have no FCMAE decoder, timm and the authors no UPerNet: they get the encoder. timm's networks
-    and transformers' always end in a norm: a model without one gets ones and zeros in its place. The report says both.
-    Arrays are float32.
+    - "mmdetection": the torch file of a `MaskRCNN` for its Mask R-CNN or Faster R-CNN on mmpretrain's ConvNeXt; other
+      models are written as the backbone of one.
+
+    timm and transformers have no FCMAE decoder, timm and the authors no UPerNet, and mmdetection alone has detectors:
+    they get the encoder. timm's networks and transformers' always end in a norm: a model without one gets ones and
+    zeros in its place. The report says both. Arrays are float32.
 
     The configs take picture size, mean and std from the model, the crop from the published networks of that picture
     size, and ImageNet's class names where there are 1000 classes.
 
     Args:
-        model: a model of `ConvNeXtV2`, with or without top, an `FCMAE` or a `UPerNet`.
-        path: a folder, which gets model.safetensors or model.pt; or a file, with the configs beside it. Hugging Face's
-            file must be called model.safetensors.
-        format: "timm", "huggingface" or "official".
+        model: a model of `ConvNeXtV2`, with or without top, an `FCMAE`, a `UPerNet` or a `MaskRCNN`.
+        path: a folder, which gets model.safetensors, model.pt or model.pth; or a file, with the configs beside it.
+            Hugging Face's file must be called model.safetensors.
+        format: "timm", "huggingface", "official" or "mmdetection".
         class_names: of a classifier of one's own, in the order of its outputs, by default those that the model keeps;
             "huggingface" keeps them.
         verbose: 1 for a progress bar over the arrays.
@@ -107,7 +113,7 @@ def save_weights_as(model, path, format, *, class_names=None, verbose=0):
     wanted, left_out, added = _assign(table, size, variables, model.name)
     network = describe(model, size, class_names)
     check_expressible(network, format)
-    save = {".safetensors": _safetensors_writer}.get(file.suffix, _torch_writer)(file)
+    save = _safetensors_writer(file) if file.suffix == ".safetensors" else _torch_writer(file, format)
     arrays = _arrays(wanted, size, variables, verbose)
     configs = _configs(format, network)
     writers = {file: lambda part: save(arrays, part)}
@@ -125,6 +131,8 @@ def layout(format, size, parts):
         return TABLES["huggingface UPerNet"]
     if format == "huggingface":
         return TABLES["huggingface" if "head" in parts else "huggingface model"]
+    if format == "mmdetection":
+        return TABLES["mmdetection Mask R-CNN" if "box_head" in parts else "mmdetection"]
     if "decoder" in parts:
         return TABLES["official script"]
     return TABLES["official" if parts & {"norm", "head"} else "official FCMAE"]
@@ -196,7 +204,7 @@ def _assign(table, size, variables, name):
     if extra or lost or not size.depths:
         kinds = (("not expected", extra), ("missing", lost))
         found = "; ".join(f"{kind} {some(names)}" for kind, names in kinds if names)
-        kinds = "models of ConvNeXtV2, FCMAE and UPerNet"
+        kinds = "models of ConvNeXtV2, FCMAE, UPerNet and MaskRCNN"
         raise ValueError(f"only {kinds} can be written. Received: {name!r}, with {found}")
     return wanted, left_out, added
 
@@ -252,14 +260,15 @@ def _safetensors_writer(file):
     return save
 
 
-def _torch_writer(file):
+def _torch_writer(file, format):
     try:
         import torch
     except ImportError as error:
         raise ImportError(f'{str(file)!r} needs torch to be written: pip install "keras_convnextv2[torch]"') from error
 
     def save(arrays, part):
+        held = {name: torch.from_numpy(array) for name, array in arrays.items()}
         with part.open("wb") as stream:
-            torch.save({"model": {name: torch.from_numpy(array) for name, array in arrays.items()}}, stream)
+            torch.save({"state_dict": held, "meta": {}} if format == "mmdetection" else {"model": held}, stream)
 
     return save

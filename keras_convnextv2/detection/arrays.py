@@ -1,0 +1,25 @@
+"""Arrays of any kind as those of the backend."""
+
+import functools
+
+import numpy as np
+from keras import ops, tree
+
+SHORTER = {"float64": "float32", "int64": "int32"}
+
+
+def of_arrays(function):
+    """The function, which then takes numpy's arrays too; those of 64 bits become 32."""
+
+    @functools.wraps(function)
+    def with_tensors(*args, **kwargs):
+        args, kwargs = tree.map_structure(_tensor, (args, kwargs))
+        return function(*args, **kwargs)
+
+    return with_tensors
+
+
+def _tensor(x):
+    if not isinstance(x, np.ndarray):
+        return x
+    return ops.convert_to_tensor(x, dtype=SHORTER.get(str(x.dtype), x.dtype))
