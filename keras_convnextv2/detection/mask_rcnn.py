@@ -156,7 +156,7 @@ class MaskRCNN(Portable, keras.Model):
         """
         images, sizes = self._split(images)
         maps = list(self.maps(images, training=training).values())
-        return self._losses(maps, sizes, targets, proposals)
+        return self._all_losses(maps, sizes, targets, proposals)
 
     def sample_losses(self, images, targets, training=None):
         """The sum of `losses_of`, (B,)."""
@@ -164,7 +164,7 @@ class MaskRCNN(Portable, keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if "P2" in y_pred:
-            losses = self._losses(list(y_pred.values()), self._split(x)[1], y)
+            losses = self._all_losses(list(y_pred.values()), self._split(x)[1], y)
         else:
             losses = self.losses_of(x, y)
         losses = sum(losses.values())
@@ -220,7 +220,7 @@ class MaskRCNN(Portable, keras.Model):
 
     # Training
 
-    def _losses(self, maps, sizes, targets, proposals=None):
+    def _all_losses(self, maps, sizes, targets, proposals=None):
         objects = _objects(targets, sizes, self.masks)
         logits, deltas = (list(x) for x in self._asked(maps))
         base = self._anchors(maps)

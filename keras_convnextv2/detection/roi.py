@@ -8,6 +8,9 @@ from keras_convnextv2.kernels.table import compiled_where_eager
 
 FINEST = 56  # below twice this side a region is looked up on the finest map, if that has a stride of 4
 
+EDGE = 1e-4  # samples further than one position outside of a map are zero; one that is so but for rounding is not
+HALF = 0.5 - 1e-5  # a position that is half covered but for rounding belongs to the mask
+
 
 @of_arrays
 def level_of(boxes, levels, finest=FINEST):
@@ -70,7 +73,7 @@ def _samples(limits, length, size, ratio):
     first, last = limits[..., :1] - 0.5, limits[..., 1:] - 0.5
     steps = (ops.arange(size * ratio, dtype="float32") + 0.5) / (size * ratio)
     at = first + steps * (last - first)
-    inside = (at >= -1.0) & (at <= length)
+    inside = (at >= -1.0 - EDGE) & (at <= length + EDGE)
     at = ops.clip(at, 0.0, length - 1)
     low = ops.floor(at)
     high = ops.minimum(low + 1, length - 1)
@@ -99,7 +102,7 @@ def mask_targets(masks, regions, boxes, objects, size):
         mmdetection's BitmapMasks.crop_and_resize: RoIAlign with as many samples in a cell as it has pixels, then 0.5.
     """
     values = compiled_where_eager(_cut)(ops.cast(masks, "float32"), regions, boxes, objects, size=size)
-    return ops.cast(values >= 0.5, "float32")
+    return ops.cast(values >= HALF, "float32")
 
 
 def _cut(masks, regions, boxes, objects, *, size):
@@ -123,7 +126,7 @@ def _mean_shares(first, last, length, size):
     def add(n, shares):
         step = (ops.cast(n, "float32") + 0.5) / counts
         at = first[..., None] - 0.5 + (cells + step[..., None]) * cell[..., None]  # (B, N, size)
-        used = (at >= -1.0) & (at <= length) & (ops.cast(n, "float32") < counts)[..., None]
+        used = (at >= -1.0 - EDGE) & (at <= length + EDGE) & (ops.cast(n, "float32") < counts)[..., None]
         at = ops.clip(at, 0.0, length - 1.0)
         near = ops.maximum(1.0 - ops.abs(at[..., None] - positions), 0.0)
         return n + 1, shares + near * ops.cast(used, "float32")[..., None]

@@ -1,0 +1,230 @@
+"""The Mask R-CNN against mmdetection's, and what a Keras user does with it."""
+
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_convnextv2 as kc
+from keras_convnextv2.detection.proposals import proposals_of
+from keras_convnextv2.detection.roi import paste
+from keras_convnextv2.layers.network import variables_of
+from keras_convnextv2.weights.matching import expand, measure
+from keras_convnextv2.weights.rows import OWN, TABLES
+from tests.gradients import gradients_of, values_of
+
+to_numpy = ops.convert_to_numpy
+LOSSES = ("loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox", "loss_mask")
+GROUPS = {"neck": "fpn", "rpn_head": "rpn", "box_head": "bbox_head", "mask_head": "mask_head"}
+ALL = {"rpn_samples": 100_000, "roi_samples": 4000}  # more than there are: every sample is taken
+NARROW = {"fpn_dim": 16, "rpn_dim": 16, "box_dim": 32, "mask_dim": 16}
+SMALL = {**NARROW, "mask_convs": 1, "proposals": 20, "max_detections": 5, "rpn_samples": 16, "roi_samples": 8}
+
+
+@pytest.fixture(scope="module")
+def expected(oracle):
+    return np.load(oracle / "detection" / "det_mini_expected.npz")
+
+
+@pytest.fixture(scope="module")
+def detector(oracle):
+    pytest.importorskip("torch")
+    made = {}
+
+    def of(**options):
+        key = tuple(sorted(options.items()))
+        if key not in made:
+            network = kc.ConvNeXtV2((1, 1, 2, 1), (8, 16, 24, 32), include_top=False, include_preprocessing=False)
+            model = kc.MaskRCNN(network, 5, **NARROW, **options)
+            report = kc.load_weights(model, oracle / "detection" / "det_mini_mmdet.pth")
+            assert report.format == "mmdetection Mask R-CNN" and not report.untouched
+            assert len(report.loaded) == len(model.weights)
+            made[key] = model
+        return made[key]
+
+    return of
+
+
+def close(ours, theirs, atol, name=""):
+    np.testing.assert_allclose(to_numpy(ours), theirs, rtol=0, atol=atol, err_msg=name)
+
+
+def answers(model, inputs):
+    return {name: to_numpy(x) for name, x in values_of(lambda: model(inputs), model).items()}
+
+
+def test_maps(detector, expected):
+    model = detector()
+    maps = values_of(lambda: model.maps(expected["image"]), model)
+    for name, x in maps.items():
+        close(x, expected[name.lower()], 5e-5, name)
+    odd = values_of(lambda: model.maps(expected["image_odd"]), model)
+    for name, x in odd.items():
+        close(x, expected[f"odd_{name.lower()}"], 5e-5, name)
+
+
+def test_heads(detector, expected):
+    model, rois = detector(), expected["rois"]
+    maps = [expected[f"p{n}"] for n in range(2, 7)]
+    boxes = np.stack([rois[:, 1:]] * 2)
+
+    def heads():
+        asked = [model.rpn_head(x) for x in maps]
+        features = [model._features([ops.convert_to_tensor(x) for x in maps], boxes, size) for size in (7, 14)]
+        box = model.box_head(ops.convert_to_tensor(expected["roi_feat7"][None]))
+        return asked, features, box, model.mask_head(ops.convert_to_tensor(expected["roi_feat14"][None]))
+
+    asked, features, (logits, deltas), masks = values_of(heads, model)
+    for n, ((objects, changes), anchors) in enumerate(zip(asked, model._anchors(maps), strict=True), 2):
+        close(objects, expected[f"rpn_cls_{n}"], 5e-5)
+        close(changes, expected[f"rpn_reg_{n}"], 5e-5)
+        close(anchors, expected[f"anchors_{n}"], 1e-4)
+    for size, found in zip((7, 14), features, strict=True):
+        own = np.stack([to_numpy(found)[int(n), i] for i, n in enumerate(rois[:, 0])])
+        close(own, expected[f"roi_feat{size}"], 5e-5)
+    close(logits[0], expected["roi_cls_logits"], 5e-5)
+    close(ops.reshape(deltas[0], (20, 20)), expected["roi_deltas"], 5e-5)
+    close(masks[0], expected["roi_mask_logits"], 2e-4)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_detections(detector, expected, soft):
+    found, name = answers(detector(soft_nms=soft), expected["image"]), "soft" if soft else "det"
+    for n in range(2):
+        same(found, expected, name, n)
+        masks_agree(found, expected, name, n, (96, 128))
+
+
+def same(found, expected, name, n):
+    """The detections of a picture as a set: each of theirs has one of ours."""
+    count = int(expected[f"{name}_count"][n])
+    assert found["count"][n] == count
+    ours = np.c_[found["boxes"][n, :count], found["scores"][n, :count] * 20, found["classes"][n, :count] * 1000]
+    labels = expected[f"{name}_labels"][n, :count] * 1000
+    theirs = np.c_[expected[f"{name}_boxes"][n, :count], expected[f"{name}_scores"][n, :count] * 20, labels]
+    apart = abs(ours[:, None] - theirs[None]).max(-1)
+    assert apart.min(0).max() < 1e-3 and len(set(apart.argmin(0))) == count
+    assert not found["boxes"][n, count:].any() and (found["classes"][n, count:] == -1).all()
+
+
+def masks_agree(found, expected, name, n, size):
+    count = int(expected[f"{name}_count"][n])
+    masks = np.unpackbits(expected[f"{name}_masks_packed"][n], axis=-1)[:, : size[0] * size[1]]
+    ours = to_numpy(paste(found["masks"][n], found["boxes"][n], size))[:count] >= 0.5
+    masks = masks[:count].reshape(-1, *size).astype(bool)
+    if name != "soft":  # with equal scores the order may differ
+        assert (ours[: len(masks)] != masks).sum() <= 0.002 * masks.sum()
+
+
+def test_detections_of_other_sizes(detector, expected):
+    model = detector()
+    second = answers(model, expected["image_second"])
+    same(second, expected, "second_det", 0)
+    inputs = {"images": expected["image_padded"], "sizes": expected["padded_img_shape"].astype("float32")}
+    padded = answers(model, inputs)
+    for n in range(2):
+        same(padded, expected, "padded_det", n)
+
+
+@pytest.mark.slow
+def test_detections_of_a_large_picture(detector, expected):
+    found = answers(detector(), expected["image_large"].astype("float32"))
+    same(found, expected, "large_det", 0)
+
+
+def test_proposals(detector, expected):
+    logits, deltas = ([expected[f"rpn_{kind}_{n}"] for n in range(2, 7)] for kind in ("cls", "reg"))
+    anchors = [expected[f"anchors_{n}"] for n in range(2, 7)]
+    sizes = np.full((2, 2), (96, 128), "float32")
+    found = values_of(lambda: proposals_of(logits, deltas, anchors, sizes, count=1000), detector())
+    boxes, scores, valid = map(to_numpy, found)
+    for n in range(2):
+        count = int(expected["proposals_count"][n])
+        assert valid[n].sum() == count
+        ours, theirs = boxes[n, :count], expected["proposals"][n, :count]
+        assert abs(ours[:, None] - theirs[None]).max(-1).min(0).max() < 1e-3
+        close(np.sort(scores[n, :count]), np.sort(expected["proposal_scores"][n, :count]), 1e-5)
+
+
+def targets_of(expected, name):
+    count = expected[f"{name}_gt_count"]
+    return {
+        "boxes": expected[f"{name}_gt_boxes"],
+        "classes": expected[f"{name}_gt_labels"],
+        "valid": np.arange(expected[f"{name}_gt_boxes"].shape[1])[None] < count[:, None],
+        "masks": expected[f"{name}_gt_masks"],
+    }
+
+
+def given(expected, name):
+    boxes = expected[f"{name}_proposals"]
+    return boxes, np.arange(boxes.shape[1])[None] < expected[f"{name}_proposals_count"][:, None]
+
+
+def test_gradients(detector, expected):
+    """With every sample taken, since mmdetection's choice of samples is random."""
+    model = detector(**ALL)
+    targets, proposals = targets_of(expected, "trainA"), given(expected, "trainA_all")
+
+    def loss():
+        return ops.mean(sum(model.losses_of(expected["image"], targets, proposals=proposals).values()))
+
+    gradients = gradients_of(loss, model)
+    theirs = dict(zip(expected["trainA_all_grad_names"], expected["trainA_all_grad_l2"], strict=True))
+    size = measure(OWN, {path: tuple(v.shape) for path, v in variables_of(model).items()})
+    names = {pair.ours: pair.theirs for pair in expand(TABLES["mmdetection Mask R-CNN"], size)}
+    paths = {v.path: path for path, v in variables_of(model).items()}
+    groups = {}
+    for path, gradient in gradients.items():
+        norm = theirs[names[paths[path]]]
+        np.testing.assert_allclose(np.linalg.norm(gradient), norm, rtol=2e-4, atol=1e-6, err_msg=path)
+        group = {"neck": "fpn", "rpn_head": "rpn", "box_head": "bbox_head"}.get(
+            paths[path].split("/")[0], paths[path].split("/")[0]
+        )
+        group = group if group in expected["trainA_all_grad_group_names"] else "backbone"
+        groups.setdefault(group, []).append(np.linalg.norm(gradient))
+    for group, norm in zip(expected["trainA_all_grad_group_names"], expected["trainA_all_grad_group_l2"], strict=True):
+        np.testing.assert_allclose(np.linalg.norm(groups[group]), norm, rtol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["trainA", "trainB", "frcnn", "trainE"])
+def test_losses_of_the_samples_that_the_reference_drew(detector, expected, monkeypatch, name):
+    model = detector(masks=name != "frcnn", roi_samples=64)
+    own = targets_of(expected, name) if f"{name}_gt_boxes" in expected else targets_of(expected, "trainA")
+    images = {"trainB": "image_padded", "trainE": "image_empty"}.get(name, "image")
+    inputs = {"images": expected[images]}
+    if name == "trainB":
+        inputs["sizes"] = expected["padded_img_shape"].astype("float32")
+    if name == "trainE":
+        own["valid"] = np.zeros_like(own["valid"])
+    assignments = {}
+
+    def drawn(assigned, count, share):
+        """What was sampled there; of the second stage theirs begin with the true objects, ours with the padded ones."""
+        stage = "roi" if "rpn" in assignments else "rpn"
+        assignments[stage] = assigned
+        chosen, positive, valid = (np.zeros((2, count), kind) for kind in ("int32", bool, bool))
+        for n in range(2):
+            front = f"{name}_{stage}"
+            counts = [int(expected[f"{front}_{kind}_count"][n]) for kind in ("pos", "neg")]
+            inds = [expected[f"{front}_{kind}_inds"][n] for kind in ("pos", "neg")]
+            inds = np.concatenate([x[:count] for x, count in zip(inds, counts, strict=True)])
+            if stage == "roi":
+                objects, width = int(own["valid"][n].sum()), own["valid"].shape[1]
+                inds = np.where(inds < objects, inds, inds - objects + width)
+            chosen[n, : len(inds)] = inds
+            positive[n, : counts[0]] = True
+            valid[n, : len(inds)] = True
+        return tuple(map(ops.convert_to_tensor, (chosen, positive, valid)))
+
+    monkeypatch.setattr(model, "_sampled", drawn)
+    losses = lambda: (model.losses_of(inputs, own, proposals=given(expected, name)), assignments)  # noqa: E731
+    found, assigned = values_of(losses, model)
+    assert set(found) == set(LOSSES) - ({"loss_mask"} if name == "frcnn" else set())
+    assigned = {stage: to_numpy(x) for stage, x in assigned.items()}
+    for loss, x in found.items():
+        np.testing.assert_allclose(to_numpy(x).mean(), expected[f"{name}_{loss}"], rtol=2e-5, atol=1e-7, err_msg=loss)
+    np.testing.assert_array_equal(assigned["rpn"], expected[f"{name}_rpn_gt_inds"])
+    width = own["valid"].shape[1]
+    for n, count in enumerate(expected[f"{name}_proposals_count"]):
+        ours = assigned["roi"][n, width : width + count]
+        np.testing.assert_array_equal(ours, expected[f"{name}_roi_gt_inds"][n, :count])
