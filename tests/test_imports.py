@@ -27,6 +27,7 @@ ORDER = [
     "backbone",
     "fcmae",
     "segmentation",
+    "detection",
     "adapters",
     "exports",
     "visualize",
