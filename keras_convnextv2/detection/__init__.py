@@ -2,6 +2,6 @@
 
 from keras_convnextv2.detection.mask_rcnn import MaskRCNN
 from keras_convnextv2.detection.metrics import coco_metrics, voc_average_precision
-from keras_convnextv2.detection.pictures import predict
+from keras_convnextv2.detection.tiling import predict
 
 __all__ = ["MaskRCNN", "coco_metrics", "predict", "voc_average_precision"]

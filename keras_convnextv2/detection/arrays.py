@@ -1,4 +1,4 @@
-"""Arrays of any kind as those of the backend."""
+"""Arrays of any kind as those of the backend, and sizes that may be known only when it computes (TensorFlow)."""
 
 import functools
 
@@ -23,3 +23,15 @@ def _tensor(x):
     if not isinstance(x, np.ndarray):
         return x
     return ops.convert_to_tensor(x, dtype=SHORTER.get(str(x.dtype), x.dtype))
+
+
+def least(*sizes):
+    """The smallest of sizes, each an int or a tensor."""
+    if all(isinstance(size, int) for size in sizes):
+        return min(sizes)
+    return functools.reduce(ops.minimum, sizes)
+
+
+def vector(sizes, dtype="int32"):
+    """Sizes, each an int or a tensor, as one tensor."""
+    return ops.stack([ops.cast(size, dtype) for size in sizes])

@@ -85,7 +85,7 @@ def suppress(boxes, scores, threshold, valid=None, groups=None):
 
 
 def _stays(boxes, scores, valid, groups, *, threshold):
-    order = ops.arange(scores.shape[1])
+    order = ops.arange(ops.shape(scores)[1])
     first, second = scores[:, :, None], scores[:, None, :]
     better = (second > first) | ((second == first) & (order[None, :] < order[:, None]))  # [b, i, j]: j before i
     takes = better & (overlaps(boxes, boxes) > threshold) & (groups[:, :, None] == groups[:, None, :])
@@ -125,7 +125,7 @@ def select(boxes, scores, count, *, threshold, overlap, soft=False, least=1e-3):
     chosen, kept = compiled_where_eager(_picked)(boxes, scores, **options)
     there, chosen = chosen >= 0, ops.maximum(chosen, 0)
     rows = chosen // kinds
-    flat = ops.reshape(boxes, (-1, boxes.shape[1] * boxes.shape[2], 4))
+    flat = ops.reshape(boxes, (-1, ops.shape(boxes)[1] * boxes.shape[2], 4))
     found = ops.take_along_axis(flat, (chosen if own else rows)[..., None], axis=1)
     return {
         "boxes": ops.where(there[..., None], found, 0.0),
@@ -138,7 +138,7 @@ def select(boxes, scores, count, *, threshold, overlap, soft=False, least=1e-3):
 
 def _picked(boxes, scores, *, count, threshold, overlap, soft, least):
     """The places in (N, K) of what is picked, (B, count), -1 where nothing is left; and the scores by then."""
-    number, kinds = scores.shape[1:]
+    _, number, kinds = ops.shape(scores)
     rows, classes = ops.arange(number, dtype="int32"), ops.arange(kinds, dtype="int32")
     places = ops.arange(count, dtype="int32")
 

@@ -87,9 +87,10 @@ class BoxHead(Composite):
             layer.build((None, None, self.dim))
 
     def call(self, inputs):
-        x = ops.reshape(inputs, (-1, inputs.shape[1], math.prod(self.features)))
+        number = ops.shape(inputs)[1]
+        x = ops.reshape(inputs, (-1, number, math.prod(self.features)))
         x = self.fc_1(self.fc_0(x))
-        deltas = ops.reshape(self.deltas(x), (-1, inputs.shape[1], self.count, 4))
+        deltas = ops.reshape(self.deltas(x), (-1, number, self.count, 4))
         return ops.cast(self.classifier(x), "float32"), ops.cast(deltas, "float32")
 
     def compute_output_shape(self, input_shape):
@@ -141,7 +142,7 @@ class MaskHead(Composite):
         self.classifier.build((None, 2 * height, 2 * width, self.dim))
 
     def call(self, inputs):
-        _, count, height, width, channels = inputs.shape
+        _, count, height, width, channels = ops.shape(inputs)
         x = ops.reshape(inputs, (-1, height, width, channels))
         for layer in self.convolutions:
             x = layer(x)

@@ -1,11 +1,11 @@
 """Mask R-CNN: a detector of objects and their masks around a backbone."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_convnextv2.backbone import pyramid
 from keras_convnextv2.detection import losses
+from keras_convnextv2.detection.arrays import vector
 from keras_convnextv2.detection.boxes import decode, encode, select
 from keras_convnextv2.detection.heads import BoxHead, MaskHead, RPNHead, count_of
 from keras_convnextv2.detection.neck import FPN
@@ -59,8 +59,8 @@ class MaskRCNN(Portable, keras.Model):
     Raises:
         ValueError: a backbone without its network or of one stage, a number out of its range.
     Shapes:
-        images (B, H, W, C); H and W must be known when it is traced. sizes (B, 2): the true (height, width) of pictures
-        that are filled up at their right and bottom.
+        images (B, H, W, C) of any size that the backbone takes. sizes (B, 2): the true (height, width) of pictures that
+        are filled up at their right and bottom.
     Units:
         images 0..255 if the backbone includes preprocessing, else already normalised.
     Source:
@@ -176,13 +176,10 @@ class MaskRCNN(Portable, keras.Model):
         """(images, their true sizes (B, 2) float32)."""
         images = inputs["images"] if isinstance(inputs, dict) else inputs
         images = ops.convert_to_tensor(images)
-        height, width = images.shape[1:3]
-        if height is None or width is None:
-            raise ValueError(f"a detector needs images of a known height and width. Received: shape {images.shape}.")
         sizes = inputs.get("sizes") if isinstance(inputs, dict) else None
         if sizes is None:
-            ones = ops.cast(ops.ones_like(images[:, 0, 0, :1]), "float32")
-            return images, ones * ops.convert_to_tensor([[height, width]], dtype="float32")
+            batch, height, width, _ = ops.shape(images)
+            return images, ops.ones((batch, 1)) * vector((height, width), "float32")
         return images, ops.cast(sizes, "float32")
 
     # Detection
@@ -213,7 +210,7 @@ class MaskRCNN(Portable, keras.Model):
         return zip(*map(self.rpn_head, maps), strict=True)
 
     def _anchors(self, maps):
-        return anchors([x.shape[1:3] for x in maps], self.strides)
+        return anchors([ops.shape(x)[1:3] for x in maps], self.strides)
 
     def _features(self, maps, boxes, size):
         return roi_align(maps[:-1], boxes, self.strides[:-1], size, self.sampling_ratio)
@@ -234,13 +231,12 @@ class MaskRCNN(Portable, keras.Model):
 
     def _rpn_losses(self, logits, deltas, base, maps, sizes, objects):
         cells = _cells_inside(maps, self.strides, sizes)
-        base = ops.convert_to_tensor(np.concatenate(base))
+        base = ops.concatenate(base, axis=0)
         assigned, _ = assign(objects["boxes"], objects["valid"], base, candidates=cells, **RPN_RULE)
         chosen, positive, valid = self._sampled(assigned, self.rpn_samples, RPN_SHARE)
-        batch = (-1, len(base))
-        logits = ops.concatenate([ops.reshape(x, (-1, x.shape[1] * x.shape[2] * len(RATIOS))) for x in logits], axis=1)
-        deltas = ops.concatenate([ops.reshape(x, (-1, x.shape[1] * x.shape[2] * len(RATIOS), 4)) for x in deltas], 1)
-        logits = ops.take_along_axis(ops.reshape(logits, batch), chosen, axis=1)
+        logits = ops.concatenate([ops.reshape(x, (ops.shape(x)[0], -1)) for x in logits], axis=1)
+        deltas = ops.concatenate([ops.reshape(x, (ops.shape(x)[0], -1, 4)) for x in deltas], axis=1)
+        logits = ops.take_along_axis(logits, chosen, axis=1)
         deltas = ops.take_along_axis(deltas, chosen[..., None], axis=1)
         _, boxes = _of_chosen(objects["boxes"], assigned, chosen)
         wanted = encode(ops.take(base, chosen, axis=0), _safe(boxes, positive))
@@ -251,7 +247,7 @@ class MaskRCNN(Portable, keras.Model):
         assigned, _ = assign(
             objects["boxes"], objects["valid"], boxes, candidates=there, low_quality=self.masks, **ROI_RULE
         )
-        numbers = ops.arange(1, objects["boxes"].shape[1] + 1, dtype="int32")[None]
+        numbers = ops.arange(1, ops.shape(objects["boxes"])[1] + 1, dtype="int32")[None]
         own = ops.where(objects["valid"], numbers, IGNORED)
         assigned = ops.concatenate([own, assigned], axis=1)  # the objects themselves stand in front
         boxes = ops.stop_gradient(ops.concatenate([objects["boxes"], ops.cast(boxes, "float32")], axis=1))
@@ -308,8 +304,8 @@ def _objects(targets, sizes, masks):
     kinds = {"boxes": "float32", "classes": "int32", "valid": "bool"}
     found |= {name: ops.cast(found[name], kind) for name, kind in kinds.items()}
     if masks and "mask_boxes" not in found:
-        height, width = found["masks"].shape[2:]
-        whole = ops.convert_to_tensor([0.0, 0.0, width, height], dtype="float32")
+        height, width = ops.shape(found["masks"])[2:]
+        whole = vector((0, 0, width, height), "float32")
         found["mask_boxes"] = ops.zeros_like(found["boxes"]) + whole
     return found
 
@@ -322,9 +318,9 @@ def _cells_inside(maps, strides, sizes):
     for x, stride in zip(maps, strides, strict=True):
         limits = ops.ceil(sides / stride)
         rows, columns = (
-            ops.arange(n, dtype="float32")[None] < limits[:, axis, None] for axis, n in enumerate(x.shape[1:3])
+            ops.arange(n, dtype="float32")[None] < limits[:, axis, None] for axis, n in enumerate(ops.shape(x)[1:3])
         )
-        cells = ops.reshape(rows[:, :, None] & columns[:, None], (-1, x.shape[1] * x.shape[2]))
+        cells = ops.reshape(rows[:, :, None] & columns[:, None], (ops.shape(sizes)[0], -1))
         inside.append(ops.repeat(cells, len(RATIOS), axis=1))
     return ops.concatenate(inside, axis=1)
 

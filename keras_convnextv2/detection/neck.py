@@ -41,7 +41,7 @@ class FPN(Composite):
     def call(self, maps):
         found = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
         for level in reversed(range(len(found) - 1)):
-            found[level] = found[level] + nearest(found[level + 1], found[level].shape[1:3])
+            found[level] = found[level] + nearest(found[level + 1], ops.shape(found[level])[1:3])
         found = [smooth(x) for smooth, x in zip(self.smooths, found, strict=True)]
         return [*found, found[-1][:, ::2, ::2]]
 
@@ -71,9 +71,9 @@ def convolution(dim, kernel_size, deviation, name, dtype, **options):
 def nearest(x, size):
     """(B, h, w, C) -> (B, H, W, C): position i is the old one floor(i * h / H)."""
     for axis, want in zip((1, 2), size, strict=True):
-        have = x.shape[axis]
-        if want == 2 * have:
+        have = ops.shape(x)[axis]
+        if isinstance(want, int) and want == 2 * have:
             x = ops.repeat(x, 2, axis=axis)
-        elif want != have:
-            x = ops.take(x, [n * have // want for n in range(want)], axis=axis)
+        elif not isinstance(want, int) or want != have:
+            x = ops.take(x, ops.arange(want, dtype="int32") * have // want, axis=axis)
     return x

@@ -1,9 +1,10 @@
 """From maps to regions: anchors, proposals, which object a box belongs to, which boxes are trained on."""
 
-import numpy as np
+import math
+
 from keras import ops
 
-from keras_convnextv2.detection.arrays import of_arrays
+from keras_convnextv2.detection.arrays import least, of_arrays
 from keras_convnextv2.detection.boxes import decode, overlaps, suppress
 
 SCALE = 8  # an anchor's side in strides of its level
@@ -23,14 +24,14 @@ def anchors(sizes, strides, scale=SCALE, ratios=RATIOS):
     Source:
         mmdetection's AnchorGenerator; Ren et al. 2015 (Faster R-CNN), section 3.1.1.
     """
-    roots = np.sqrt(np.array(ratios, "float64"))
     found = []
     for (height, width), stride in zip(sizes, strides, strict=True):
-        half = np.stack([scale * stride / roots, scale * stride * roots], axis=-1) / 2
-        rows, columns = np.meshgrid(np.arange(height) * stride, np.arange(width) * stride, indexing="ij")
-        corners = np.stack([columns, rows], axis=-1)[:, :, None]
-        boxes = np.concatenate([corners - half, corners + half], axis=-1)
-        found.append(boxes.reshape(-1, 4).astype("float32"))
+        halves = [(scale * stride / math.sqrt(r) / 2, scale * stride * math.sqrt(r) / 2) for r in ratios]
+        around = ops.convert_to_tensor([(-x, -y, x, y) for x, y in halves], dtype="float32")
+        rows, columns = (ops.arange(n, dtype="float32") * stride for n in (height, width))
+        rows, columns = ops.meshgrid(rows, columns, indexing="ij")
+        corners = ops.stack([columns, rows, columns, rows], axis=-1)[:, :, None]
+        found.append(ops.reshape(corners + around, (-1, 4)))
     return found
 
 
@@ -52,21 +53,21 @@ def proposals_of(logits, deltas, anchors, sizes, *, count, before=None):
     before = count if before is None else before
     boxes, scores, stays = [], [], []
     for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
-        number = len(level_anchors)
+        number = ops.shape(level_anchors)[0]
         score = ops.sigmoid(ops.stop_gradient(ops.reshape(level_logits, (-1, number))))
         delta = ops.stop_gradient(ops.reshape(level_deltas, (-1, number, 4)))
-        base = ops.convert_to_tensor(level_anchors)[None]
-        if number > before:
-            score, best = ops.top_k(score, before)
+        base = level_anchors[None]
+        if not isinstance(number, int) or number > before:
+            score, best = ops.top_k(score, least(before, number))
             delta = ops.take_along_axis(delta, best[..., None], axis=1)
-            base = ops.take(base[0], best, axis=0)
+            base = ops.take(level_anchors, best, axis=0)
         box = decode(base, delta, size=sizes[:, None])
         there = ops.all(box[..., 2:] > box[..., :2], axis=-1)
         boxes.append(box)
         scores.append(score)
         stays.append(suppress(box, score, PROPOSAL_OVERLAP, valid=there))
     boxes, scores, stays = (ops.concatenate(x, axis=1) for x in (boxes, scores, stays))
-    ranked, best = ops.top_k(ops.where(stays, scores, -1.0), min(count, scores.shape[1]))
+    ranked, best = ops.top_k(ops.where(stays, scores, -1.0), least(count, ops.shape(scores)[1]))
     valid = ranked >= 0
     boxes = ops.where(valid[..., None], ops.take_along_axis(boxes, best[..., None], axis=1), 0.0)
     return boxes, ops.maximum(ranked, 0.0), valid
@@ -100,7 +101,7 @@ def assign(objects, there, boxes, *, positive, negative, least, low_quality, can
     if low_quality:
         of_object = ops.max(shared, axis=2, keepdims=True)
         claimed = (shared == of_object) & (of_object >= least)
-        numbers = ops.arange(1, objects.shape[1] + 1, dtype="int32")[None, :, None]
+        numbers = ops.arange(1, ops.shape(objects)[1] + 1, dtype="int32")[None, :, None]
         last = ops.max(ops.where(claimed, numbers, 0), axis=1)
         found = ops.where(last > 0, last, found)
     found = found if candidates is None else ops.where(candidates, found, IGNORED)
@@ -125,7 +126,7 @@ def sample(assigned, count, share, draws):
     taken = positive & (place < int(count * share))
     # order: 0..1 the positives that are taken, 2..3 the background, 4 the rest
     order = ops.where(taken, draws, ops.where(negative, draws + 2.0, 4.0))
-    ranked, chosen = ops.top_k(-order, min(count, assigned.shape[1]))
+    ranked, chosen = ops.top_k(-order, least(count, ops.shape(assigned)[1]))
     return ops.cast(chosen, "int32"), ranked > -1.5, ranked > -3.5
 
 

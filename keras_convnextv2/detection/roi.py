@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_convnextv2.detection.arrays import of_arrays
+from keras_convnextv2.detection.arrays import of_arrays, vector
 from keras_convnextv2.kernels.gather import weighted_rows
 from keras_convnextv2.kernels.table import compiled_where_eager
 
@@ -39,24 +39,23 @@ def roi_align(maps, boxes, strides, size, sampling_ratio=2):
     Source:
         He et al. 2017 (Mask R-CNN), section 3; "aligned": half a position is taken off, as in mmcv and Detectron2.
     """
-    boxes, count, channels = ops.stop_gradient(boxes), boxes.shape[1], maps[0].shape[-1]
-    sides = [tuple(x.shape[1:3]) for x in maps]
-    areas = [height * width for height, width in sides]
+    boxes, channels = ops.stop_gradient(boxes), maps[0].shape[-1]
+    heights, widths = zip(*(ops.shape(x)[1:3] for x in maps), strict=True)
+    areas = [height * width for height, width in zip(heights, widths, strict=True)]
     level = level_of(boxes, len(maps), FINEST * strides[0] / 4)
 
     def of_level(values, dtype):
-        return ops.take(ops.convert_to_tensor(values, dtype=dtype), level, axis=0)[..., None]
+        return ops.take(vector(values, dtype), level, axis=0)[..., None]
 
     stride = of_level(strides, "float32")
-    height, width = (of_level(x, "float32") for x in zip(*sides, strict=True))
-    rows, down = _samples(boxes[..., 1::2] / stride, height, size, sampling_ratio)  # (B, N, size, 2 * ratio)
-    columns, across = _samples(boxes[..., 0::2] / stride, width, size, sampling_ratio)
+    rows, down = _samples(boxes[..., 1::2] / stride, of_level(heights, "float32"), size, sampling_ratio)
+    columns, across = _samples(boxes[..., 0::2] / stride, of_level(widths, "float32"), size, sampling_ratio)
     # The rows of all maps of all pictures stand below one another: level, picture, row, column.
-    batch = ops.shape(boxes)[0]
+    batch, count = ops.shape(boxes)[:2]
     before = [sum(areas[:n]) for n in range(len(areas))]
     start = of_level(before, "int32") * batch
     start = start + of_level(areas, "int32") * ops.arange(batch, dtype="int32")[:, None, None]
-    line = start[..., None] + rows * of_level([width for _, width in sides], "int32")[..., None]
+    line = start[..., None] + rows * of_level(widths, "int32")[..., None]
     index = line[:, :, :, None, :, None] + columns[:, :, None, :, None, :]
     weight = down[:, :, :, None, :, None] * across[:, :, None, :, None, :]
     width = (2 * sampling_ratio) ** 2
@@ -66,9 +65,9 @@ def roi_align(maps, boxes, strides, size, sampling_ratio=2):
 
 
 def _samples(limits, length, size, ratio):
-    """The two neighbours of each sample along an axis, (..., size, 2 * ratio) int32, and their shares in the mean.
+    """The two neighbours of each sample along an axis, (B, N, size, 2 * ratio) int32, and their shares in the mean.
 
-    limits (..., 2): where a region begins and ends; length (..., 1): positions of the map.
+    limits (B, N, 2): where a region begins and ends; length (B, N, 1): positions of the map.
     """
     first, last = limits[..., :1] - 0.5, limits[..., 1:] - 0.5
     steps = (ops.arange(size * ratio, dtype="float32") + 0.5) / (size * ratio)
@@ -79,8 +78,7 @@ def _samples(limits, length, size, ratio):
     high = ops.minimum(low + 1, length - 1)
     share = at - low
     counts = ops.cast(inside, "float32") / ratio
-    shape = (*limits.shape[:-1], size, 2 * ratio)
-    shape = tuple(-1 if n == 0 else side for n, side in enumerate(shape))
+    shape = (-1, ops.shape(limits)[1], size, 2 * ratio)
     index = ops.stack([low, high], axis=-1)
     weight = ops.stack([(1 - share) * counts, share * counts], axis=-1)
     return ops.reshape(ops.cast(index, "int32"), shape), ops.reshape(weight, shape)
@@ -106,11 +104,11 @@ def mask_targets(masks, regions, boxes, objects, size):
 
 
 def _cut(masks, regions, boxes, objects, *, size):
-    height, width = masks.shape[2:]
+    height, width = ops.shape(masks)[2:]
     regions = ops.take_along_axis(regions, objects[..., None], axis=1)
     masks = ops.take_along_axis(masks, objects[..., None, None], axis=1)  # (B, N, h, w)
     extent = ops.maximum(regions[..., 2:] - regions[..., :2], 1e-6)
-    scale = ops.convert_to_tensor([width, height], dtype="float32") / extent
+    scale = vector((width, height), "float32") / extent
     first, last = (boxes[..., :2] - regions[..., :2]) * scale, (boxes[..., 2:] - regions[..., :2]) * scale
     down = _mean_shares(first[..., 1], last[..., 1], height, size)
     across = _mean_shares(first[..., 0], last[..., 0], width, size)

@@ -5,7 +5,7 @@ import collections
 import keras
 import numpy as np
 
-STRIDE = 2 / 3  # of the window: 341 of 512 and 426 of 640 in the reference's configs
+from keras_convnextv2.pictures import require_picture, resized_rows, scaled_size, starts, windows_of
 
 
 def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,), flip=False, verbose=0):
@@ -32,14 +32,12 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
     Source:
         mmsegmentation, models/segmentors/encoder_decoder.py (slide_inference) and base.py.
     """
-    picture = np.asarray(picture)
-    if picture.ndim != 3:
-        raise ValueError(f"picture must be (height, width, channels). Received: shape {picture.shape}.")
+    picture = require_picture(picture)
     if not scales:
         raise ValueError(f"scales must be one factor at least. Received: {scales!r}.")
-    window, stride = _windows(window, stride)
+    window, stride = windows_of(window, stride)
     streams = [
-        _probabilities(model, picture, _scaled(picture.shape[:2], size, scale), window, stride, mirrored)
+        _probabilities(model, picture, scaled_size(picture.shape[:2], size, scale), window, stride, mirrored)
         for scale in scales
         for mirrored in ((False, True) if flip else (False,))
     ]
@@ -51,37 +49,15 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
     return np.concatenate(maps)
 
 
-def _windows(window, stride):
-    """((height, width), (down, across)) of windows."""
-    if window is None:
-        return (None, None), (None, None)
-    window = (window, window) if isinstance(window, int) else tuple(window)
-    if stride is None:
-        stride = tuple(max(1, int(side * STRIDE)) for side in window)
-    stride = (stride, stride) if isinstance(stride, int) else tuple(stride)
-    if not all(0 < step <= side for step, side in zip(stride, window, strict=True)):
-        raise ValueError(f"stride must be in 1..window, which is {window}. Received: {stride}.")
-    return window, stride
-
-
-def _scaled(have, size, scale):
-    """The size of a picture of (H, W) that is to fit (long, short), times a scale."""
-    factor = 1.0
-    if size is not None:
-        long, short = (int(side * scale) for side in (max(size), min(size)))
-        factor, scale = min(long / max(have), short / min(have)), 1.0
-    return tuple(max(1, int(side * factor * scale + 0.5)) for side in have)
-
-
 def _probabilities(model, picture, size, window, stride, mirrored):
     """The rows of a picture's probabilities from top to bottom, (n, W, classes) at a time."""
     given = picture.shape[:2]
     if mirrored:
         picture = picture[:, ::-1]
     if size != given:
-        picture = np.concatenate(list(_resized([picture.astype("float32")], given, size)))
+        picture = np.concatenate(list(resized_rows([picture.astype("float32")], given, size)))
     rows = _logits(model, picture, window, stride)
-    for block in _resized(rows, size, given) if size != given else rows:
+    for block in resized_rows(rows, size, given) if size != given else rows:
         block = np.exp(block - block.max(-1, keepdims=True))
         block /= block.sum(-1, keepdims=True)
         yield block[:, ::-1] if mirrored else block
@@ -91,7 +67,7 @@ def _logits(model, picture, window, stride):
     """The rows of a picture's logits, means over the windows that lie there."""
     height, width = (min(side or whole, whole) for side, whole in zip(window, picture.shape, strict=False))
     tops, lefts = (
-        _starts(whole, side, step or side)
+        starts(whole, side, step or side)
         for whole, side, step in zip(picture.shape, (height, width), stride, strict=False)
     )
     sums = counts = None
@@ -118,40 +94,6 @@ def _answer(model, cut):
     if min(height, width) < least:
         cut = np.pad(cut, [(0, max(0, least - height)), (0, max(0, least - width)), (0, 0)], "edge")
     return np.asarray(model.predict_on_batch(cut[None])[0], "float32")[:height, :width]
-
-
-def _starts(whole, side, step):
-    """Where windows begin: every `step`, and the last one so that it ends with the picture."""
-    count = -(-max(whole - side, 0) // step) + 1
-    return [min(i * step, whole - side) for i in range(count)]
-
-
-def _resized(blocks, have, want):
-    """Rows of (H, W, C) from top to bottom as rows of another size, bilinear between the centres of pixels."""
-    (low, high, share), across = (_neighbours(*sizes) for sizes in zip(have, want, strict=True))
-    held, first, done = None, 0, 0  # rows from `first` on are held
-    for block in blocks:
-        block = _mixed(block, 1, *across)
-        held = block if held is None else np.concatenate([held, block])
-        ready = int(np.searchsorted(high, first + len(held)))
-        if ready > done:
-            part = slice(done, ready)
-            yield _mixed(held, 0, low[part] - first, high[part] - first, share[part])
-            done = ready
-            keep = min(low[done] - first, len(held)) if done < len(low) else len(held)  # further rows may still come
-            held, first = held[keep:], first + keep
-
-
-def _neighbours(have, want):
-    """The two old positions around each new one, and the share of the second."""
-    at = np.clip((np.arange(want) + 0.5) * (have / want) - 0.5, 0, have - 1)
-    low = at.astype("int64")
-    return low, np.minimum(low + 1, have - 1), (at - low).astype("float32")
-
-
-def _mixed(x, axis, low, high, share):
-    share = share.reshape((-1, *[1] * (x.ndim - 1 - axis)))
-    return np.take(x, low, axis) * (1 - share) + np.take(x, high, axis) * share
 
 
 def _in_step(streams):

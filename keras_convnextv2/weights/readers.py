@@ -177,7 +177,7 @@ def _torch_type(tensor):
 
 _OPENERS = {".safetensors": _open_safetensors, ".keras": _open_keras, ".h5": _open_h5}
 # Keras numbers what is alike, but not the first
-_NUMBERED = re.compile(r"\b(stage|conv_ne_xt_v2_block|layer_norm|conv_norm)/")
+_NUMBERED = re.compile(r"\b(stage|conv_ne_xt_v2_block|layer_norm|conv_norm|conv2d)/")
 
 
 def _state_dict(content, path, ema):

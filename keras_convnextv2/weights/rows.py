@@ -389,19 +389,20 @@ _H5_UPERNET = (
     *_h5("once", "auxiliary_head/classifier", "auxiliary_head/classifier"),
 )
 
-_H5_MASK_RCNN = (
+
+def _h5_parts(theirs, ours, names):
+    return tuple(row for name in names for row in _h5("once", f"{theirs}/{name}", f"{ours}/{name}"))
+
+
+_H5_MASK_RCNN = (  # Keras finds the box head by its own name, the others in the list of heads
     *_h5_encoder("backbone/"),
     *_h5("stage", "backbone/layers/layer_norm_{s}", STAGE_NORM),
-    *_h5("stage", "neck/laterals/conv2d_{s}", "neck/lateral_{s}"),
-    *_h5("stage", "neck/smooths/conv2d_{s}", "neck/smooth_{s}"),
-    *(row for part in ("conv", "objects", "deltas") for row in _h5("once", f"rpn_head/{part}", f"rpn_head/{part}")),
-    *(
-        row
-        for part in ("fc_0", "fc_1", "classifier", "deltas")
-        for row in _h5("once", f"box_head/{part}", f"box_head/{part}")
-    ),
-    *_h5("conv", "mask_head/convolutions/conv2d_{c}", "mask_head/conv_{c}"),
-    *(row for part in ("upsample", "classifier") for row in _h5("once", f"mask_head/{part}", f"mask_head/{part}")),
+    *_h5("stage", "heads/fpn/laterals/conv2d_{s}", "neck/lateral_{s}"),
+    *_h5("stage", "heads/fpn/smooths/conv2d_{s}", "neck/smooth_{s}"),
+    *_h5_parts("heads/rpn_head", "rpn_head", ("conv", "objects", "deltas")),
+    *_h5_parts("box_head", "box_head", ("fc_0", "fc_1", "classifier", "deltas")),
+    *_h5("conv", "heads/mask_head/convolutions/conv2d_{c}", "mask_head/conv_{c}"),
+    *_h5_parts("heads/mask_head", "mask_head", ("upsample", "classifier")),
 )
 
 READABLE = (

@@ -1,5 +1,6 @@
 """The Mask R-CNN against mmdetection's, and what a Keras user does with it."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -22,7 +23,8 @@ SMALL = {**NARROW, "mask_convs": 1, "proposals": 20, "max_detections": 5, "rpn_s
 
 @pytest.fixture(scope="module")
 def expected(oracle):
-    return np.load(oracle / "detection" / "det_mini_expected.npz")
+    with np.load(oracle / "detection" / "det_mini_expected.npz") as file:
+        return dict(file)
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +230,115 @@ def test_losses_of_the_samples_that_the_reference_drew(detector, expected, monke
     for n, count in enumerate(expected[f"{name}_proposals_count"]):
         ours = assigned["roi"][n, width : width + count]
         np.testing.assert_array_equal(ours, expected[f"{name}_roi_gt_inds"][n, :count])
+
+
+def small(classes=2, dims=(8, 12), **options):
+    network = kc.ConvNeXtV2((1, 1), dims, include_top=False)
+    return kc.MaskRCNN(network, classes, **{**SMALL, "score_threshold": 0.0, "seed": 0, **options})
+
+
+def drawn(count=2, size=(32, 48), objects=3, seed=0):
+    """Pictures, and objects of which the last is none."""
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 12, (count, objects, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(6, 18, (count, objects, 2))], -1).astype("float32")
+    rows, columns = np.arange(size[0])[:, None], np.arange(size[1])
+    x1, y1, x2, y2 = (boxes[..., n, None, None] for n in range(4))
+    masks = (rows >= y1) & (rows < y2) & (columns >= x1) & (columns < x2)
+    valid = np.ones((count, objects), bool)
+    valid[:, -1] = False
+    classes = np.where(valid, rng.integers(0, 2, (count, objects)), -1).astype("int32")
+    targets = {"boxes": boxes * valid[..., None], "classes": classes, "valid": valid, "masks": masks.astype("uint8")}
+    return rng.uniform(0, 255, (count, *size, 3)).astype("float32"), targets
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_a_users_day(tmp_path, masks):
+    """Fit, predict, save, load and go on, as the documentation says."""
+    model, (images, targets) = small(("cat", "dog"), masks=masks), drawn()
+    if not masks:
+        del targets["masks"]
+    model.compile(keras.optimizers.AdamW(1e-3))
+    history = model.fit(images, targets, batch_size=2, epochs=6, verbose=0).history["loss"]
+    assert history[-1] < history[0] and np.isfinite(history).all()
+    if masks:
+        assert model.evaluate(images, targets, batch_size=2, verbose=0) < history[0]
+    found = model.predict(images, batch_size=2, verbose=0)
+    shapes = {"boxes": (2, 5, 4), "scores": (2, 5), "classes": (2, 5), "count": (2,)}
+    shapes |= {"masks": (2, 5, 28, 28)} if masks else {}
+    assert {name: x.shape for name, x in found.items()} == shapes
+    assert kc.class_names(model) == ("cat", "dog")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for name, x in loaded.predict(images, batch_size=2, verbose=0).items():
+        np.testing.assert_allclose(x, found[name], atol=1e-4)
+    assert loaded.optimizer.iterations == 6  # `fit` goes on
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = small(("cat", "dog"), masks=masks)
+    report = kc.load_weights(other, tmp_path / "model.weights.h5")
+    assert report.format == "weights.h5 Mask R-CNN" and len(report.loaded) == len(model.weights)
+    for path, v in variables_of(other).items():
+        np.testing.assert_array_equal(to_numpy(v), to_numpy(variables_of(model)[path]))
+
+
+def test_written_for_mmdetection(tmp_path, detector, oracle):
+    torch = pytest.importorskip("torch")
+    model = detector()
+    report = kc.save_weights_as(model, tmp_path / "model.pth", "mmdetection")
+    assert not report.left_out and not report.added
+    ours, theirs = (
+        torch.load(path, weights_only=True)["state_dict"]
+        for path in (tmp_path / "model.pth", oracle / "detection" / "det_mini_mmdet.pth")
+    )
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_backbone_alone_and_other_heads(tmp_path, oracle):
+    pytest.importorskip("torch")
+    network = kc.ConvNeXtV2((1, 1, 2, 1), (8, 16, 24, 32), include_top=False, include_preprocessing=False)
+    path = oracle / "detection" / "det_mini_mmdet.pth"
+    model = kc.MaskRCNN(network, 3, **NARROW)
+    with pytest.raises(ValueError, match="has a head of 5 classes, the model one of 3"):
+        kc.load_weights(model, path)
+    report = kc.load_weights(model, path, skip_head=True)
+    assert {p.split("/")[0] + "/" + p.split("/")[1] for p in report.untouched} == {
+        "box_head/classifier", "box_head/deltas", "mask_head/classifier"
+    }  # fmt: skip
+    faster = kc.MaskRCNN(network, 5, masks=False, **NARROW)
+    report = kc.load_weights(faster, path)
+    assert not report.untouched and all(name.startswith("roi_head.mask_head.") for name in report.left_out)
+    encoder = kc.load_weights(network, path)
+    assert not encoder.untouched
+
+
+def test_a_picture_of_any_size(detector, expected):
+    model = detector()
+    picture = expected["image"][0]
+    found = kc.detection.predict(model, picture)
+    count = int(expected["det_count"][0])
+    close(found["boxes"], expected["det_boxes"][0, :count], 1e-3)
+    assert found["masks"].shape == (count, 96, 128) and found["masks"].dtype == bool
+    tiled = kc.detection.predict(model, picture, window=96, stride=32)
+    whole = kc.detection.predict(model, picture[:, :96])
+    assert len(tiled["scores"]) > len(whole["scores"]) / 2 and (np.diff(tiled["scores"]) <= 0).all()
+    assert (tiled["boxes"] <= [128, 96, 128, 96]).all() and tiled["masks"].shape[1:] == (96, 128)
+    # in the original picture, as the reference gives it: boxes divided by the factor, masks pasted at that size
+    small = kc.detection.predict(model, picture[:40, :50], size=(100, 80))
+    assert (small["boxes"] <= [50.01, 40.01, 50.01, 40.01]).all() and small["masks"].shape[1:] == (40, 50)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"classes": 0}, "classes must be a positive int"), ({"proposals": 0}, "proposals must be a positive int"),
+    ({"nms_threshold": 1.5}, "nms_threshold must be in 0..1"), ({"mask_convs": -1}, "mask_convs must be at least 0"),
+])  # fmt: skip
+def test_bad_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        small(**options)
+
+
+def test_bad_targets():
+    model, (images, targets) = small(), drawn()
+    del targets["masks"]
+    with pytest.raises(ValueError, match=r"Lacking: \['masks'\]"):
+        model.losses_of(images, targets)

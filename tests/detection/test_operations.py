@@ -15,7 +15,8 @@ to_numpy = ops.convert_to_numpy
 
 @pytest.fixture(scope="module")
 def expected(oracle):
-    return np.load(oracle / "detection" / "det_ops_expected.npz")
+    with np.load(oracle / "detection" / "det_ops_expected.npz") as file:
+        return dict(file)
 
 
 def close(ours, theirs, atol=1e-5, rtol=1e-5):

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_convnextv2 as kc
+from keras_convnextv2 import pictures
 from keras_convnextv2.segmentation import sliding
 from keras_convnextv2.segmentation.resampling import resized
 
@@ -66,9 +67,9 @@ def test_scales_and_mirrors_average_probabilities():
 
 
 def test_sizes_follow_the_protocol():
-    assert sliding._scaled((683, 1024), (2048, 512), 1.0) == (512, 768)
-    assert sliding._scaled((100, 1024), (2048, 512), 1.0) == (200, 2048)
-    assert sliding._scaled((683, 1024), (2048, 512), 0.75) == (384, 576)
+    assert pictures.scaled_size((683, 1024), (2048, 512), 1.0) == (512, 768)
+    assert pictures.scaled_size((100, 1024), (2048, 512), 1.0) == (200, 2048)
+    assert pictures.scaled_size((683, 1024), (2048, 512), 0.75) == (384, 576)
 
 
 def test_windows_have_one_shape():
@@ -104,8 +105,8 @@ def test_bad_arguments_are_named(arguments, message):
 def test_rows_that_come_in_blocks_are_resized_as_the_whole(have, want, block):
     x = np.random.default_rng(0).normal(size=(have, 5, 2)).astype("float32")
     blocks = [x[start : start + block] for start in range(0, have, block)]
-    found = np.concatenate(list(sliding._resized(blocks, (have, 5), (want, 7))))
-    expected = np.concatenate(list(sliding._resized([x], (have, 5), (want, 7))))
+    found = np.concatenate(list(pictures.resized_rows(blocks, (have, 5), (want, 7))))
+    expected = np.concatenate(list(pictures.resized_rows([x], (have, 5), (want, 7))))
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 

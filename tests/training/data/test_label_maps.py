@@ -215,9 +215,9 @@ def test_maps_without_a_class_and_a_single_photo_are_refused(tmp_path):
 
 
 def test_sizes_are_those_of_the_evaluation():
-    from keras_convnextv2.segmentation import sliding
+    from keras_convnextv2 import pictures
 
     for have in ((683, 1024), (100, 1024), (333, 77)):
         for factor in (0.5, 1.0, 1.73):
-            assert scaled_size(have, (2048, 512), factor) == sliding._scaled(have, (2048, 512), factor)
-            assert scaled_size(have, None, factor) == sliding._scaled(have, None, factor)
+            assert scaled_size(have, (2048, 512), factor) == pictures.scaled_size(have, (2048, 512), factor)
+            assert scaled_size(have, None, factor) == pictures.scaled_size(have, None, factor)

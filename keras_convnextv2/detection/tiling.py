@@ -1,0 +1,108 @@
+"""Detections in pictures of any size: as a whole or tile by tile."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_convnextv2.detection.boxes import suppress
+from keras_convnextv2.detection.roi import paste
+from keras_convnextv2.pictures import require_picture, resized, scaled_size, starts, windows_of
+from keras_convnextv2.weights.channels import statistics
+
+AT_ONCE = 8  # masks that are put into a picture together: they have its size
+ROUND_TO = 256  # the number of detections of all tiles, so that few programs are compiled for merging them
+
+
+def predict(model, picture, *, size=None, window=None, stride=None, merge=None, mask_threshold=0.5, verbose=0):
+    """What a detector finds in one picture, in pixels of that picture.
+
+    Args:
+        model: a `MaskRCNN`.
+        picture: (H, W, C), in the units of the model's images.
+        size: (long, short): the picture is first brought to the largest size with no longer sides, as the protocol of
+            COCO does with (1333, 800); None: it stays.
+        window: side of tiles that a large scene is looked at by, or (height, width); None takes it as a whole.
+        stride: between tiles, or (down, across); two thirds of the window by default.
+        merge: overlap above which the worse of two detections of a class from different tiles goes; by default the
+            model's `nms_threshold`.
+        mask_threshold: from this probability on a pixel belongs to an object.
+        verbose: 1 shows a progress bar over tiles.
+    Returns:
+        {"boxes" (n, 4) float32, "scores" (n,), "classes" (n,) int32, "masks" (n, H, W) bool, of a model with masks},
+        the best first
+    Raises:
+        ValueError: no picture of one, a stride that leaves gaps.
+    """
+    picture = require_picture(picture)
+    given, window = picture.shape[:2], windows_of(window, stride)
+    picture = resized(picture, scaled_size(given, size, 1.0))
+    tiles = list(_tiles(picture.shape[:2], *window))
+    bar = keras.utils.Progbar(len(tiles), verbose=verbose, unit_name="tile")
+    found = []
+    for tile in tiles:
+        found.append(_looked_at(model, picture, tile, window[0]))
+        bar.add(1)
+    found = {name: np.concatenate([x[name] for x in found]) for name in found[0]}
+    if len(tiles) > 1:
+        found = _merged(found, model.nms_threshold if merge is None else merge)
+    back = np.array([given[1] / picture.shape[1], given[0] / picture.shape[0]] * 2, "float32")
+    found["boxes"] = found["boxes"] * back
+    if "masks" in found:
+        found["masks"] = _pasted(found["masks"], found["boxes"], given, mask_threshold)
+    return found
+
+
+def _tiles(size, window, stride):
+    """(top, left, bottom, right) of each tile."""
+    sides = [min(side or whole, whole) for side, whole in zip(window, size, strict=True)]
+    tops, lefts = (starts(whole, side, step or side) for whole, side, step in zip(size, sides, stride, strict=True))
+    for top in tops:
+        for left in lefts:
+            yield top, left, top + sides[0], left + sides[1]
+
+
+def _looked_at(model, picture, tile, window):
+    """The detections of a tile, in pixels of the picture as it is shown."""
+    top, left, bottom, right = tile
+    cut = picture[top:bottom, left:right]
+    sides = [
+        side or -(-have // model.least_side) * model.least_side for side, have in zip(window, cut.shape, strict=False)
+    ]
+    inputs = {"images": filled_up(model, cut, sides)[None], "sizes": np.array([cut.shape[:2]], "float32")}
+    found = {name: np.asarray(x)[0] for name, x in model.predict_on_batch(inputs).items()}
+    count = int(found.pop("count"))
+    found = {name: x[:count] for name, x in found.items()}
+    found["boxes"] = found["boxes"] + np.array([left, top, left, top], "float32")
+    return found
+
+
+def filled_up(model, picture, size):
+    """The picture (h, w, C) with what the model normalises to zero at its right and bottom, (H, W, C) float32."""
+    mean, _ = statistics(model) or (0.0, None)
+    whole = np.empty((*size, picture.shape[2]), "float32")
+    whole[:] = np.asarray(mean) * 255.0
+    whole[: picture.shape[0], : picture.shape[1]] = picture
+    return whole
+
+
+def _merged(found, overlap):
+    """The detections of all tiles without those that a better one of the same class overlaps, the best first."""
+    count = len(found["scores"])
+    more = -count % ROUND_TO
+    boxes, scores, classes = (
+        np.pad(found[name], [(0, more)] + [(0, 0)] * (found[name].ndim - 1)) for name in ("boxes", "scores", "classes")
+    )
+    valid = np.arange(count + more) < count
+    stays = suppress(boxes[None], scores[None], overlap, valid=valid[None], groups=classes[None])
+    order = np.argsort(-found["scores"], kind="stable")
+    order = order[ops.convert_to_numpy(stays)[0][order]]
+    return {name: x[order] for name, x in found.items()}
+
+
+def _pasted(masks, boxes, size, threshold):
+    """(n, h, w) probabilities inside of boxes -> (n, H, W) bool."""
+    found = np.zeros((len(masks), *size), bool)
+    for n in range(0, len(masks), AT_ONCE):
+        part = slice(n, n + AT_ONCE)
+        found[part] = ops.convert_to_numpy(paste(masks[part], boxes[part], size)) >= threshold
+    return found
