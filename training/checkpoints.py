@@ -29,6 +29,8 @@ MAY_DIFFER = (
     "log_every",
     "choose",
 )  # when a run goes on
+# What a recipe stands for that was written before it had these fields.
+BEFORE = {"optimizer": "adamw"}
 BEST = "best.npz"
 _NAME = "step_{:08d}.npz"
 _PATTERN = re.compile(r"step_(\d{8,})\.npz")
@@ -82,7 +84,7 @@ def load(path, variables, recipe=None):
 
 def differing(theirs, ours, may_differ=MAY_DIFFER):
     """The keys whose values differ between two recipes and must not; one of them may have been through JSON."""
-    theirs, ours = theirs or {}, json.loads(json.dumps(ours or {}))
+    theirs, ours = ({**BEFORE, **(recipe or {})} for recipe in (theirs, json.loads(json.dumps(ours or {}))))
     keys = sorted((theirs.keys() | ours.keys()) - set(may_differ))
     return [key for key in keys if theirs.get(key) != ours.get(key)]
 

@@ -10,7 +10,7 @@ from training.data.augmentation import CROPS
 from training.data.randaugment import RandAugment
 from training.devices import STRATEGIES
 from training.fields import nearest, require, require_types
-from training.optimizers import LADDERS
+from training.optimizers import LADDERS, OPTIMIZERS
 
 CHOICES = ("last", "best")
 DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -45,18 +45,20 @@ class Run:
     "updates of the weights; 0: as many as the epochs have"
     warmup_epochs: float = 0.0
     "epochs in which the rate climbs from 0; with `steps`, the same share of those"
+    optimizer: str = "adamw"
+    "adamw, or dadapt_adam (D-Adaptation Adam), which finds the rate itself"
     base_lr: float = 1.5e-4
-    "learning rate for 256 images; the peak rate is base_lr * batch_size / 256"
+    "adamw: rate for 256 images, the peak is base_lr * batch_size / 256; dadapt_adam: the peak, a factor, as a rule 1"
     min_lr: float = 0.0
     "where the cosine ends"
     weight_decay: float = 0.05
     "decoupled decay of kernels; norms, biases and GRN do not decay"
     beta_1: float = 0.9
-    "AdamW: memory of the mean"
+    "of the optimizer: memory of the mean"
     beta_2: float = 0.999
-    "AdamW: memory of the square"
+    "of the optimizer: memory of the square"
     epsilon: float = 1e-8
-    "AdamW: added to the corrected root, as in torch"
+    "of the optimizer: added to the root, with adamw to the corrected one, as in torch"
     clip_norm: float | None = None
     "longest gradient (norm over all weights); none: never shortened"
     ema: float | None = None
@@ -105,6 +107,8 @@ class Run:
             require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
         for name in ("beta_1", "beta_2"):
             require(0 < getattr(self, name) < 1, f"{name} must be in (0, 1)", getattr(self, name))
+        rule = f"optimizer must be one of {', '.join(OPTIMIZERS)}"
+        require(self.optimizer in OPTIMIZERS, rule, self.optimizer, nearest(self.optimizer, OPTIMIZERS))
         divides = self.batch_size % self.accumulation == 0
         require(divides, f"accumulation must divide batch_size {self.batch_size}", self.accumulation)
         shorter = self.warmup_epochs < self.epochs
@@ -133,7 +137,14 @@ class Run:
 
     @property
     def peak_lr(self):
-        return self.base_lr * self.batch_size / 256
+        """Of the schedule; of an optimizer that finds the rate itself a factor on that, whatever the batch."""
+        return self.base_lr if OPTIMIZERS[self.optimizer].finds_rate else self.base_lr * self.batch_size / 256
+
+    @property
+    def further_lr(self):
+        """With which `fit` goes on, by AdamW: a tenth of the peak, or of the usual one where the rate was found."""
+        found = OPTIMIZERS[self.optimizer].finds_rate
+        return (Run.base_lr * self.batch_size / 256 if found else self.peak_lr) / 10
 
     def images_of(self, source):
         """How many of a source's pictures are used."""

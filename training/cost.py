@@ -4,6 +4,7 @@ import dataclasses
 
 from training.configs import Pretrain, Segment
 from training.logs import duration
+from training.optimizers import OPTIMIZERS
 
 # Peaks in TFLOPS as their makers state them for dense matrices, by dtype. float32 is what the matrix units make of it:
 # TF32 on GPUs, passes of bfloat16 on TPUs; exact float32 is several times slower.
@@ -145,7 +146,9 @@ def multiplications(config, classes):
 def state_bytes(config, classes):
     """{what: bytes} that a device holds whatever the batch: all in float32, also under mixed_bfloat16."""
     once = 4 * weights(config, classes)
-    parts = {"weights": once, "gradients": once * (1 if config.accumulation == 1 else 2), "AdamW": 2 * once}
+    parts = {"weights": once, "gradients": once * (1 if config.accumulation == 1 else 2)}
+    optimizer = OPTIMIZERS[config.optimizer]
+    parts[optimizer.__name__] = len(optimizer.slots) * once
     return parts if config.ema is None else {**parts, "average": once}
 
 

@@ -55,8 +55,8 @@ def build(config, classes, say):
 
 
 def compiled(classifier, config):
-    """The classifier, compiled so that `evaluate` and `fit` go on with it, at a tenth of the recipe's rate."""
-    optimizer = keras.optimizers.AdamW(config.peak_lr / 10, weight_decay=config.weight_decay)
+    """The classifier, compiled so that `evaluate` and `fit` go on with it, at `further_lr`."""
+    optimizer = keras.optimizers.AdamW(config.further_lr, weight_decay=config.weight_decay)
     classifier.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(), metrics=["accuracy"])
     return classifier
 

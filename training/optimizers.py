@@ -1,4 +1,4 @@
-"""AdamW with torch's numbers, the table that gives every weight its decay and rate, and the schedule."""
+"""The optimizers: AdamW, D-Adaptation Adam; the table that gives every weight its decay and rate, and the schedule."""
 
 import math
 import re
@@ -128,23 +128,26 @@ def addressed(rules, model):
     return tuple((re.escape(path), *row) for path, row in rows)
 
 
-@keras.saving.register_keras_serializable(package="keras_convnextv2")
-class AdamW(keras.optimizers.Optimizer):
-    """AdamW as torch computes it, with a rate multiplier and a decay switch for each weight.
+class RuledOptimizer(keras.optimizers.Optimizer):
+    """What a training step asks of an optimizer: its state by name, and a pure function from old values to new ones.
 
-        m += (1 - beta_1) * (g - m);  v += (1 - beta_2) * (g * g - v)
-        w *= 1 - lr * decay;  w -= lr / (1 - beta_1**t) * m / (sqrt(v) / sqrt(1 - beta_2**t) + epsilon)
+    `slots` names what it keeps of each weight, `scalars` what it keeps of all together, with the first value: each is
+    a list of variables under an attribute of that name, a group of the step and of its checkpoint.
 
-    Keras' own adds epsilon to the uncorrected root, which is another optimizer where gradients are small. A subclass
-    of the general Optimizer also keeps Keras from putting its fused variant in its place on the torch backend.
+    `updated(weights, *groups, gradients, iterations, rate)` returns the new weights and groups as lists; it touches no
+    variable, so that a step can compile it.
+
+    A subclass of the general Optimizer keeps Keras from putting its fused variant in its place on the torch backend.
 
     Args:
         rules: rows (pattern over a weight's whole path, rate multiplier, decayed?); None: rate 1 and decay for all.
     """
 
-    def __init__(
-        self, learning_rate=1e-3, weight_decay=0.05, beta_1=0.9, beta_2=0.999, epsilon=1e-8, rules=None, name="adamw"
-    ):
+    slots = ()
+    scalars = {}
+    finds_rate = False  # the rate of a step is then a factor on what the optimizer finds, whatever the batch
+
+    def __init__(self, learning_rate, weight_decay, beta_1, beta_2, epsilon, rules, name):
         super().__init__(learning_rate=learning_rate, name=name)
         self.decay, self.epsilon = weight_decay, epsilon  # the base class' own decay knows names only: it stays unset
         self.beta_1, self.beta_2 = beta_1, beta_2
@@ -159,8 +162,41 @@ class AdamW(keras.optimizers.Optimizer):
             rows = matched(self.rules, [v.path for v in variables])
         self.multipliers = [multiplier for multiplier, _ in rows]
         self.decays = [self.decay if decayed else 0.0 for _, decayed in rows]
-        self.first = [self.add_variable_from_reference(v, name="first") for v in variables]
-        self.second = [self.add_variable_from_reference(v, name="second") for v in variables]
+        for slot in self.slots:
+            setattr(self, slot, [self.add_variable_from_reference(v, name=slot) for v in variables])
+        for name, first in self.scalars.items():
+            setattr(self, name, [self.add_variable((), keras.initializers.Constant(first), "float32", name=name)])
+
+    @property
+    def groups(self):
+        """{name: variables} of the whole state but for the number of steps."""
+        return {name: getattr(self, name) for name in (*self.slots, *self.scalars)}
+
+    def get_config(self):
+        kept = {key: value for key, value in super().get_config().items() if key in ("name", "learning_rate")}
+        own = {"weight_decay": self.decay, "beta_1": self.beta_1, "beta_2": self.beta_2}
+        return {**kept, **own, "epsilon": self.epsilon, "rules": self.rules}
+
+
+@keras.saving.register_keras_serializable(package="keras_convnextv2")
+class AdamW(RuledOptimizer):
+    """AdamW as torch computes it, with a rate multiplier and a decay switch for each weight.
+
+        m += (1 - beta_1) * (g - m);  v += (1 - beta_2) * (g * g - v)
+        w *= 1 - lr * decay;  w -= lr / (1 - beta_1**t) * m / (sqrt(v) / sqrt(1 - beta_2**t) + epsilon)
+
+    Keras' own adds epsilon to the uncorrected root, which is another optimizer where gradients are small.
+
+    Args:
+        rules: as those of RuledOptimizer.
+    """
+
+    slots = ("first", "second")
+
+    def __init__(
+        self, learning_rate=1e-3, weight_decay=0.05, beta_1=0.9, beta_2=0.999, epsilon=1e-8, rules=None, name="adamw"
+    ):
+        super().__init__(learning_rate, weight_decay, beta_1, beta_2, epsilon, rules, name)
 
     def corrections(self, iterations):
         """1 - beta**t for both betas; expm1, because 1 - 0.999 in float32 has four right digits."""
@@ -168,7 +204,6 @@ class AdamW(keras.optimizers.Optimizer):
         return tuple(-ops.expm1(t * math.log(beta)) for beta in (self.beta_1, self.beta_2))
 
     def updated(self, values, first, second, gradients, iterations, rate):
-        """New weights and slots as three lists; touches no variable, so that a step can compile it."""
         corrections = self.corrections(iterations)
         groups = zip(values, first, second, gradients, strict=True)
         rows = [self._row(i, *group, corrections, rate) for i, group in enumerate(groups)]
@@ -192,7 +227,80 @@ class AdamW(keras.optimizers.Optimizer):
         for old, new in zip(group, self._row(i, *values, gradient, corrections, rate), strict=True):
             self.assign(old, new)
 
+
+@keras.saving.register_keras_serializable(package="keras_convnextv2")
+class DAdaptAdam(RuledOptimizer):
+    """Adam that finds its own rate: d, a lower bound on the distance from the first weights to the solution.
+
+        a = d * lr;  b = sqrt(beta_2);  r is the multiplier of a weight, sums go over all of them
+        numerator += (1 - b) * (sum of r * a * g * s / (sqrt(v) + epsilon) - numerator)
+        m += (1 - beta_1) * (r * a * g - m);  v += (1 - beta_2) * (g * g - v);  s += (1 - b) * (a * g - s)
+        d = max(d, numerator / ((1 - b) * sum of r * abs(s)))
+        w *= 1 - a * decay;  w -= m / (sqrt(v) + epsilon)
+
+    The decay does not see r. A step with lr 0 changes nothing, nor does one before the first gradient that is not 0.
+    Moments are not corrected: d starts so small that the first steps hardly move a weight.
+
+    Args:
+        learning_rate: a factor on d, 1 unless training is unstable.
+        rules: as those of RuledOptimizer.
+        d0: the first d; far too small is right.
+    Source:
+        Defazio and Mishchenko, Learning-Rate-Free Learning by D-Adaptation (arXiv 2301.07733), algorithm 5, as version
+        3.2 of the package `dadaptation` has it: DAdaptAdam with decouple=True and its other defaults.
+    """
+
+    slots = ("first", "second", "s")
+    finds_rate = True
+
+    def __init__(
+        self,
+        learning_rate=1.0,
+        weight_decay=0.05,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        rules=None,
+        d0=1e-6,
+        name="dadapt_adam",
+    ):
+        super().__init__(learning_rate, weight_decay, beta_1, beta_2, epsilon, rules, name)
+        self.scalars = {"d": d0, "numerator": 0.0}
+
+    def updated(self, values, first, second, s, d, numerator, gradients, iterations, rate):
+        (d,), (numerator,) = d, numerator
+        gradients = [ops.cast(g, w.dtype) for g, w in zip(gradients, values, strict=True)]
+        factor = ops.convert_to_tensor(rate, "float32")
+        moves, rate, root = ops.cast(factor > 0.0, "float32"), d * factor, math.sqrt(self.beta_2)
+        fresh_1, fresh_2, fresh_root = (moves * (1.0 - memory) for memory in (self.beta_1, self.beta_2, root))
+        gain = self._over_all(
+            ops.sum(g * (t / (ops.sqrt(v) + self.epsilon))) for g, t, v in zip(gradients, s, second, strict=True)
+        )
+        numerator = numerator + (rate * gain - numerator) * fresh_root
+        rates = [rate * multiplier for multiplier in self.multipliers]
+        first = [m + (r * g - m) * fresh_1 for m, g, r in zip(first, gradients, rates, strict=True)]
+        second = [v + (g * g - v) * fresh_2 for v, g in zip(second, gradients, strict=True)]
+        s = [t + (rate * g - t) * fresh_root for t, g in zip(s, gradients, strict=True)]
+        length = self._over_all(ops.sum(ops.abs(t)) for t in s)
+        moves = ops.where(length > 0.0, moves, 0.0)
+        grown = ops.maximum(d, numerator / ((1.0 - root) * ops.where(length > 0.0, length, 1.0)))
+        weights = [
+            w * (1.0 - moves * rate * decay) - moves * m / (ops.sqrt(v) + self.epsilon)
+            for w, m, v, decay in zip(values, first, second, self.decays, strict=True)
+        ]
+        return weights, first, second, s, [grown], [numerator]
+
+    def _over_all(self, sums):
+        return sum(total * multiplier for total, multiplier in zip(sums, self.multipliers, strict=True))
+
+    def update_step(self, gradient, variable, learning_rate):
+        raise NotImplementedError(
+            f"DAdaptAdam must see the gradients of all weights at once. Received: that of {variable.name!r} alone, as "
+            "`fit` gives it. Use the step of `training.steps.make_step`, or AdamW."
+        )
+
     def get_config(self):
-        config = {**super().get_config(), "weight_decay": self.decay, "beta_1": self.beta_1, "beta_2": self.beta_2}
-        kept = ("name", "learning_rate", "weight_decay", "beta_1", "beta_2")
-        return {**{key: config[key] for key in kept}, "epsilon": self.epsilon, "rules": self.rules}
+        return {**super().get_config(), "d0": self.scalars["d"]}
+
+
+OPTIMIZERS = {"adamw": AdamW, "dadapt_adam": DAdaptAdam}

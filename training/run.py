@@ -15,7 +15,7 @@ from training.devices import open_devices
 from training.fields import require
 from training.logs import Log, Terminal, in_words
 from training.loop import Plan, train
-from training.optimizers import AdamW, addressed
+from training.optimizers import OPTIMIZERS, addressed
 from training.steps import make_step
 from training.workdir import RECIPE, RESULTS, Workdir, read_record
 
@@ -194,9 +194,9 @@ def _worth(task, numbers):
 
 
 def make_step_of(config, task, decay, devices):
-    adamw = {"weight_decay": config.weight_decay, "beta_1": config.beta_1, "beta_2": config.beta_2}
+    knobs = {key: getattr(config, key) for key in ("weight_decay", "beta_1", "beta_2", "epsilon")}
     rules = addressed(task.rules, task.model)
-    optimizer = AdamW(config.peak_lr, **adamw, epsilon=config.epsilon, rules=rules)
+    optimizer = OPTIMIZERS[config.optimizer](config.peak_lr, **knobs, rules=rules)
     options = {"accumulation": config.accumulation, "clip_norm": config.clip_norm, "jit": config.jit}
     options |= {"scaled_loss": config.dtype == "mixed_float16", "devices": devices}
     return make_step(task.model, optimizer, task.sample_losses, ema_decay=decay, **options)

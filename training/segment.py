@@ -88,7 +88,7 @@ def prepare(config, data, say, devices):
         return numbers(agreement(predict, test, weights=weights, least_side=model.least_side, **look))
 
     def save(folder):
-        optimizer = keras.optimizers.AdamW(config.peak_lr / 10, weight_decay=config.weight_decay)
+        optimizer = keras.optimizers.AdamW(config.further_lr, weight_decay=config.weight_decay)
         model.compile(optimizer)  # so that `fit` goes on with it
         return {"model": folder.save_model(model)}
 

@@ -10,14 +10,14 @@ from keras import ops
 
 from tests.training.small_model import batches, sample_losses, small_model
 from training import checkpoints
-from training.optimizers import AdamW
+from training.optimizers import OPTIMIZERS
 from training.steps import make_step
 
 
-def make():
+def make(optimizer="adamw"):
     model = small_model()
     model.layers[3].seeds.state.assign([7, 0])
-    return make_step(model, AdamW(), sample_losses, ema_decay=0.9, clip_norm=1.0)
+    return make_step(model, OPTIMIZERS[optimizer](), sample_losses, ema_decay=0.9, clip_norm=1.0)
 
 
 def train(step, rows):
@@ -40,13 +40,14 @@ def folder_of(tmp_path, variables, count=3):
     return checkpoints.Checkpoints(tmp_path / "checkpoints", variables, meta={"recipe": {"size": "atto"}}, count=count)
 
 
-def test_five_and_five_steps_are_ten_to_the_last_bit(tmp_path):
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_five_and_five_steps_are_ten_to_the_last_bit(tmp_path, optimizer):
     rows = batches(10)
-    whole, first = make(), make()
+    whole, first = make(optimizer), make(optimizer)
     train(whole, rows)
     train(first, rows[:5])
     folder_of(tmp_path, first.variables()).save(5, 30)
-    second = make()
+    second = make(optimizer)
     train(second, rows[:2])  # another past: all of it must be overwritten
     meta = folder_of(tmp_path, second.variables()).restore()
     assert (meta["step"], meta["samples"], meta["recipe"]) == (5, 30, {"size": "atto"})
@@ -125,6 +126,18 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, variables):
     other = checkpoints.Checkpoints(tmp_path / "checkpoints", variables, meta={"recipe": {"size": "atto", "seed": 3}})
     with pytest.raises(ValueError, match="another recipe, with other seed"):
         other.restore()
+
+
+def test_a_checkpoint_that_names_no_optimizer_is_one_of_adamw(tmp_path, variables):
+    folder_of(tmp_path, variables).save(1, 10)
+
+    def restored(optimizer):
+        recipe = {"size": "atto", "optimizer": optimizer}
+        return checkpoints.Checkpoints(tmp_path / "checkpoints", variables, meta={"recipe": recipe}).restore()
+
+    assert restored("adamw")["step"] == 1
+    with pytest.raises(ValueError, match="another recipe, with other optimizer"):
+        restored("dadapt_adam")
 
 
 def test_kill_between_write_and_rename_leaves_the_old_one(tmp_path, variables, monkeypatch):

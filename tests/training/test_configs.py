@@ -38,6 +38,7 @@ def test_settings_are_read_as_the_types_of_their_fields():
         ("size=atom", "Received: 'atom'. Closest: atto"),
         ("accumulation=3", "accumulation must divide batch_size 1024. Received: 3."),
         ("batch_size=0", "batch_size must be at least 1. Received: 0."),
+        ("optimizer=adam", "optimizer must be one of adamw, dadapt_adam. Received: 'adam'. Closest: adamw"),
         ("depths=1,2", "depths and dims must come together, one each a stage. Received: ((1, 2), ())."),
         ("label_smoothing=10", "label_smoothing must be in [0, 1). Received: 10.0. Did you mean 0.1?"),
         ("image_size=224,31", "image_size must be at least the total stride 32. Received: (224, 31)."),
@@ -83,6 +84,13 @@ def test_derived_numbers():
     assert dataclasses.replace(config, steps=200).warmup_steps(1000) == 40
     with pytest.raises(ValueError, match=r"at most the number of images, 50. Received: 64. Try --set batch_size=50"):
         config.total_steps(50)
+
+
+def test_an_optimizer_that_finds_its_rate_takes_a_factor_whatever_the_batch():
+    config = Finetune(size="atto", batch_size=64, base_lr=1.0, optimizer="dadapt_adam")
+    assert (config.peak_lr, config.further_lr) == (1.0, pytest.approx(1.5e-4 * 64 / 256 / 10))
+    known = dataclasses.replace(config, optimizer="adamw")
+    assert (known.peak_lr, known.further_lr) == (0.25, pytest.approx(0.025))
 
 
 def test_unknown_recipe_names_the_closest():

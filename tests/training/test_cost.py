@@ -78,6 +78,8 @@ def test_memory_follows_the_settings():
     assert cost.state_bytes(config, 1000) == {**both, "average": once}
     split = dataclasses.replace(config, ema=None, accumulation=4)
     assert cost.state_bytes(split, 1000) == {**both, "gradients": 2 * once}
+    adapting = dataclasses.replace(config, optimizer="dadapt_adam", base_lr=1.0)
+    assert cost.state_bytes(adapting, 1000)["DAdaptAdam"] == 3 * once
     whole = cost.activation_bytes(config)
     assert cost.activation_bytes(dataclasses.replace(config, remat=True)) < whole / 5
     assert cost.activation_bytes(dataclasses.replace(config, image_size=(448, 448))) == 4 * whole

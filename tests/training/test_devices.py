@@ -1,6 +1,7 @@
 """Two devices do what one does: the CPU is made into two, which TensorFlow and JAX take for devices of their own."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -10,12 +11,13 @@ from tests.training.small_model import batches, sample_losses, small_model
 from tests.training.test_steps import assert_same, run, small_step, values
 from training.configs import Finetune
 from training.devices import OneDevice, open_devices
-from training.optimizers import AdamW
+from training.optimizers import AdamW, DAdaptAdam
 from training.steps import make_predict, make_step
 
 BACKEND = keras.backend.backend()
 several = pytest.mark.skipif(BACKEND == "torch", reason="trains on one device")
 CONFIG = Finetune(size="atto", batch_size=24, devices=2)
+FOUND = functools.partial(DAdaptAdam, d0=0.02)  # the usual 1e-6 would move hardly anything in so few steps
 OPTIONS = {"accumulation": 2, "clip_norm": 0.05, "ema_decay": 0.9}
 
 
@@ -27,15 +29,19 @@ def two_devices(**changes):
     return open_devices(dataclasses.replace(CONFIG, **changes), quiet)
 
 
-def step_on(devices, **options):
+def step_on(devices, optimizer=AdamW, **options):
     with devices.scope():
         model = small_model(random=False)
-        return make_step(model, AdamW(0.05), sample_losses, devices=devices, **options)
+        return make_step(model, optimizer(0.05), sample_losses, devices=devices, **options)
 
 
 @several
 @pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.parametrize("options", [{}, OPTIONS, {**OPTIONS, "scaled_loss": True}], ids=["plain", "all", "scaled"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, OPTIONS, {**OPTIONS, "scaled_loss": True}, {**OPTIONS, "optimizer": FOUND}],
+    ids=["plain", "all", "scaled", "dadapt"],
+)
 def test_twenty_steps_on_two_devices_are_those_of_one(options, jit):
     rows = batches(20, size=8)
     one, two = (step_on(devices, **options, jit=jit) for devices in (OneDevice(), two_devices()))

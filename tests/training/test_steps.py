@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from tests.training.small_model import batches, sample_losses, small_model
-from training.optimizers import AdamW
+from training.optimizers import OPTIMIZERS, AdamW, DAdaptAdam
 from training.steps import make_predict, make_step
 
 RATE = 0.05
@@ -37,8 +37,11 @@ def assert_same(ours, theirs, **tolerance):
         np.testing.assert_allclose(ours[key], theirs[key], err_msg=key, **tolerance)
 
 
-def small_step(random=True, **options):
-    return make_step(small_model(random=random), AdamW(RATE), sample_losses, **options)
+def small_step(random=True, kind=AdamW, **options):
+    return make_step(small_model(random=random), kind(RATE), sample_losses, **options)
+
+
+each_optimizer = pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
 def numpy_steps(rows, clip_norm=None, decay=0.05, ema_decay=None):
@@ -156,15 +159,16 @@ def test_accumulation_must_divide_the_batch():
         run(small_step(accumulation=4), batches(1))
 
 
+@each_optimizer
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_batch_that_is_not_finite_changes_nothing_but_counters(accumulation):
+def test_batch_that_is_not_finite_changes_nothing_but_counters(accumulation, kind):
     good, bad = batches(2), batches(1)[0]
     bad["images"][5, 1, 2, 1] = np.nan
-    broken = small_step(ema_decay=0.9, accumulation=accumulation)
+    broken = small_step(ema_decay=0.9, accumulation=accumulation, kind=kind)
     reports = run(broken, [good[0], bad, bad])
     assert [r["applied"] for r in reports] == [True, False, False]
     assert (reports[-1]["skipped"], reports[-1]["streak"]) == (2, 2)
-    whole = small_step(ema_decay=0.9, accumulation=accumulation)
+    whole = small_step(ema_decay=0.9, accumulation=accumulation, kind=kind)
     run(whole, good[:1])
     ours, theirs = values(broken), values(whole)
     counters = [key for key in ours if "skipped" in key or "streak" in key]
@@ -198,6 +202,22 @@ def test_keys_do_not_depend_on_automatic_names():
     first = small_step().variables()
     keras.layers.Dense(1)  # counts the automatic names up
     assert small_step().variables().keys() == first.keys()
+
+
+def test_the_state_of_each_optimizer_has_its_keys():
+    """Another key is a checkpoint that no longer loads."""
+
+    def of_optimizer(kind):
+        shared = ("weights", "fixed", "average", "counters", "scale")
+        return [key for key in small_step(kind=kind).variables() if key.split("/")[0] not in shared]
+
+    def slot(name):
+        weights = {"conv_kernel": "3x3x2x3", "conv_bias": "3", "head_kernel": "3x3", "head_bias": "3"}
+        return [f"{name}/{i:04d}/{weight}_{name}/{shape}" for i, (weight, shape) in enumerate(weights.items())]
+
+    adamw = slot("first") + slot("second")
+    assert of_optimizer(AdamW) == adamw
+    assert of_optimizer(DAdaptAdam) == [*adamw, *slot("s"), "d/0000/d/", "numerator/0000/numerator/"]
 
 
 def test_each_part_of_a_batch_draws_its_own_numbers():

@@ -32,7 +32,7 @@ def make_step(
 
     Args:
         model: a built keras model.
-        optimizer: `training.optimizers.AdamW`; it is built here if it was not.
+        optimizer: one of `training.optimizers.OPTIMIZERS`; it is built here if it was not.
         sample_losses: (model, batch) -> (B,) losses in keras.ops; their mean is minimised.
         accumulation: a batch is worked off in this many equal parts, then the weights are updated once.
         clip_norm: the whole gradient is shortened to this norm; None: never.

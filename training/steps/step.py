@@ -20,7 +20,7 @@ class BaseStep:
     halves the scale, and counts as bad only where the scale cannot become smaller.
 
     A backend has `gradients` of a part of the batch, `choose` between two outcomes, `reduce` where devices share the
-    batch, and its way to `run` the order, `one`.
+    batch, `fused` updates of optimizers, and its way to `run` the order, `one`.
     """
 
     def __init__(
@@ -37,8 +37,7 @@ class BaseStep:
         self.groups = {
             "weights": list(model.trainable_variables),
             "fixed": list(model.non_trainable_variables),  # the seeds of drop path are here
-            "first": list(optimizer.first),
-            "second": list(optimizer.second),
+            **optimizer.groups,
             "average": self.average,
             "counters": [optimizer.iterations, *counters],
             "scale": scale,  # of the loss, and the good steps since it last changed
@@ -111,8 +110,8 @@ class BaseStep:
         return self.scaled(gradients, ops.minimum(1.0, self.clip_norm / (norm + 1e-6)))  # torch's clip_grad_norm_
 
     def updated(self, values, fixed, gradients, rate):
-        """{group: new values} of a step that is applied: decay and AdamW - average - counters."""
-        new = {"fixed": fixed, **self.adamw(values, gradients, rate)}
+        """{group: new values} of a step that is applied: decay and optimizer - average - counters."""
+        new = {"fixed": fixed, **self.optimized(values, gradients, rate)}
         if values["average"]:
             new["average"] = self.averaged(values["average"], new["weights"])
         if values["scale"]:
@@ -133,11 +132,17 @@ class BaseStep:
             "scale": [ops.maximum(scale / 2.0, 1.0), ops.zeros_like(good)],
         }
 
-    def adamw(self, values, gradients, rate):
-        """{group: new values} of weights and slots: the definition. TensorFlow and torch have fused ones in place."""
-        slots, iterations = (values["first"], values["second"]), values["counters"][0]
-        new = self.optimizer.updated(values["weights"], *slots, gradients, iterations, rate)
-        return dict(zip(("weights", "first", "second"), new, strict=True))
+    fused = {}  # {class of optimizer: (step, values, gradients, rate) -> what its `updated` gives, in place}
+
+    def optimized(self, values, gradients, rate):
+        """{group: new values} of the weights and the optimizer's groups."""
+        fused = self.fused.get(type(self.optimizer))
+        if fused:
+            return fused(self, values, gradients, rate)
+        names = ("weights", *self.optimizer.groups)
+        old = (values[name] for name in names)
+        new = self.optimizer.updated(*old, gradients, values["counters"][0], rate)
+        return dict(zip(names, new, strict=True))
 
     def scaled(self, gradients, factor):
         return [g * ops.cast(factor, g.dtype) for g in gradients]

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from training.devices import Replicas
+from training.optimizers import AdamW
 from training.steps.step import BaseStep, filled
 
 
@@ -89,6 +90,8 @@ class Step(BaseStep):
             numbers = {"lr": own_rate * root / correction_1, "epsilon": adamw.epsilon * root}
             tf.raw_ops.ResourceApplyAdam(**handles, **betas, **numbers, grad=tf.cast(g, w.dtype))
         return {name: [v.value for v in variables] for name, variables in groups.items()}
+
+    fused = {AdamW: adamw}
 
     def choose(self, applied, values, updated, skipped):
         def written(new):

@@ -5,6 +5,7 @@ import math
 import torch
 from keras import ops
 
+from training.optimizers import AdamW
 from training.steps.step import BaseStep
 
 
@@ -47,6 +48,8 @@ class Step(BaseStep):
         torch._foreach_mul_(weights, [1.0 - r * decay for r, decay in zip(rates, adamw.decays, strict=True)])
         torch._foreach_addcdiv_(weights, first, roots, [-r / (1.0 - adamw.beta_1**t) for r in rates])
         return {"weights": weights, "first": first, "second": second}
+
+    fused = {AdamW: adamw}
 
     def choose(self, applied, values, updated, skipped):
         new = updated() if bool(applied) else skipped()  # one wait for the device a step
