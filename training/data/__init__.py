@@ -3,6 +3,7 @@
 from training.data.augmentation import Augmentation, ColorJitter, Erasing
 from training.data.checking import require_readable
 from training.data.decode import UnreadableImage
+from training.data.detection import DetectionAugmentation
 from training.data.examples import classification_example, pretraining_example, segmentation_example
 from training.data.mixing import Mixing
 from training.data.objects import Objects, require_objects
@@ -15,6 +16,7 @@ from training.data.sources import open_maps, open_objects, open_source
 __all__ = [
     "Augmentation",
     "ColorJitter",
+    "DetectionAugmentation",
     "Erasing",
     "Mixing",
     "Objects",
