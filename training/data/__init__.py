@@ -12,6 +12,7 @@ from training.data.pipeline import evaluation_batches, training_batches
 from training.data.randaugment import RandAugment
 from training.data.segmentation import SegmentationAugmentation
 from training.data.sources import open_maps, open_objects, open_source
+from training.data.tiles import TiledSource, tiled
 
 __all__ = [
     "Augmentation",
@@ -24,6 +25,7 @@ __all__ = [
     "RandAugment",
     "SegmentationAugmentation",
     "StreamSource",
+    "TiledSource",
     "UnreadableImage",
     "classification_example",
     "evaluation_batches",
@@ -36,5 +38,6 @@ __all__ = [
     "require_readable",
     "segmentation_example",
     "take_per_class",
+    "tiled",
     "training_batches",
 ]
