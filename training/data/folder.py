@@ -118,16 +118,20 @@ def _divided(root, split, share):
                 f"a class needs two pictures or more, one to train on and one held out. Received: {len(found)} in "
                 f"{printable(os.path.join(root, name))}; other layout: {LAYOUT}"
             )
-        ranked = sorted((rank(os.path.relpath(file, root)), file) for file in found)
-        count = sum(rank < share for rank, _ in ranked)
-        count = min(max(count, 1), len(found) - 1)
-        held_out = {file for _, file in ranked[:count]}
-        chosen = found if split == "all" else [file for file in found if (file in held_out) == (split == "test")]
+        tested = held_out(found, root, share)
+        chosen = found if split == "all" else [file for file in found if (file in tested) == (split == "test")]
         files += chosen
         labels += [label] * len(chosen)
     if not files:
         raise FileNotFoundError(_no_pictures(root))
     return files, classes, labels
+
+
+def held_out(files, root, share):
+    """Those of two files or more that are not trained on, a set: by their names alone, and some on each side."""
+    ranked = sorted((rank(os.path.relpath(file, root)), file) for file in files)
+    count = sum(rank < share for rank, _ in ranked)
+    return {file for _, file in ranked[: min(max(count, 1), len(ranked) - 1)]}
 
 
 def rank(name):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from training.data.checking import EVERY
 from training.data.decode import open_file, printable
-from training.data.folder import pictures_in, rank
+from training.data.folder import held_out, pictures_in
 from training.data.picture_source import PictureSource
 
 IGNORE = 255
@@ -118,10 +118,8 @@ def _pairs(root, split, share):
         raise FileNotFoundError(
             f"one photo to train on and one held out are needed. Received: {len(pairs)} in {folder}"
         )
-    ranked = sorted((rank(os.path.relpath(photo, folder)), photo) for photo, _ in pairs)
-    count = min(max(sum(value < share for value, _ in ranked), 1), len(pairs) - 1)
-    held_out = {photo for _, photo in ranked[:count]}
-    return [pair for pair in pairs if (pair[0] in held_out) == (split == "test")], False
+    tested = held_out([photo for photo, _ in pairs], folder, share)
+    return [pair for pair in pairs if (pair[0] in tested) == (split == "test")], False
 
 
 def _paired(photos, labels):

@@ -43,26 +43,20 @@ class SegmentationAugmentation:
         have, image = picture.size, picture.image
         labels = target.array(have)
         size = scaled_size(have, self.resize, rng.uniform(*self.scale))
-        rows, columns = (_nearest(*sides) for sides in zip(have, size, strict=True))
+        rows, columns = (nearest(*sides) for sides in zip(have, size, strict=True))
         cut = tuple(min(sides) for sides in zip(size, self.size, strict=True))
         for _ in range(ATTEMPTS):
-            top, left = (int(rng.integers(0, whole - side + 1)) for whole, side in zip(size, cut, strict=True))
+            top, left = place_of(rng, size, cut)
             found = labels[np.ix_(rows[top : top + cut[0]], columns[left : left + cut[1]])]
             if self.largest_share == 1.0 or largest_share(found) < self.largest_share:
                 break
-        down, across = (old / new for old, new in zip(have, size, strict=True))
-        box = (left * across, top * down, (left + cut[1]) * across, (top + cut[0]) * down)
-        image = image.resize(cut[::-1], Image.Resampling.BILINEAR, box=box)
+        image = cut_out(image, size, (top, left), cut)
         if self.flip and rng.random() < 0.5:
             image, found = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), found[:, ::-1]
         pixels = np.asarray(image).reshape(*cut, -1)
         if self.distort:
             pixels = distorted(rng, pixels)
-        whole = np.broadcast_to(np.array(self.fill, "uint8"), (*self.size, pixels.shape[-1])).copy()
-        whole[: cut[0], : cut[1]] = pixels
-        whole_labels = np.full(self.size, IGNORE, "uint8")
-        whole_labels[: cut[0], : cut[1]] = found
-        return whole, whole_labels
+        return filled_up(pixels, self.size, self.fill), filled_up(found, self.size, IGNORE)
 
 
 def scaled_size(have, limits, factor):
@@ -73,9 +67,28 @@ def scaled_size(have, limits, factor):
     return tuple(max(1, int(side * factor + 0.5)) for side in have)
 
 
-def _nearest(have, want):
+def nearest(have, want):
     """The old position of each new one, by their centres."""
     return np.minimum(((np.arange(want) + 0.5) * (have / want)).astype("int64"), have - 1)
+
+
+def place_of(rng, size, cut):
+    """(top, left) of a window of the size `cut` in a picture of `size`, uniform."""
+    return tuple(int(rng.integers(0, whole - side + 1)) for whole, side in zip(size, cut, strict=True))
+
+
+def cut_out(image, size, place, cut):
+    """The window (h, w) = `cut` at (top, left) = `place` of a Pillow image as if it had been resized to `size`."""
+    (down, across), (top, left) = (old / new for old, new in zip((image.height, image.width), size, strict=True)), place
+    box = (left * across, top * down, (left + cut[1]) * across, (top + cut[0]) * down)
+    return image.resize(cut[::-1], Image.Resampling.BILINEAR, box=box)
+
+
+def filled_up(array, size, fill):
+    """uint8 (*size, ...) of an array (h, w, ...) at its top left corner, `fill` elsewhere."""
+    whole = np.broadcast_to(np.array(fill, "uint8"), (*size, *array.shape[2:])).copy()
+    whole[: array.shape[0], : array.shape[1]] = array
+    return whole
 
 
 def largest_share(labels):

@@ -11,6 +11,8 @@ GROUND = len(CLASSES)  # the class of all other pixels in a label map
 SIZE = 64
 COUNTS = {"unlabelled": 4000, "train": 300, "test": 2000}
 _STREAMS = {"unlabelled": 0, "train": 1, "test": 2}  # part of every picture's seed: splits share no picture
+SMALL = 2  # at most so many lie over the shape of a picture of objects
+_SCENE = SMALL + 1  # last number of the seed of how they lie; theirs are 1 .. SMALL
 
 _FINE = 2 * SIZE
 _BLOCK = 16  # pictures at a time: a map of a block (1 MB) stays in the cache
@@ -45,6 +47,42 @@ def shapes_with_maps(count, split, seed=0, first=0):
     return images, np.where(seen, labels[:, None, None], GROUND).astype("uint8")
 
 
+def shapes_with_objects(count, split, seed=0, first=0):
+    """The same pictures with up to SMALL smaller shapes over each, every one in a quarter of its own.
+
+    Returns:
+        (images uint8 (count, 64, 64, 3), [int32 (n,) classes of a picture, its own shape first], [bool (n, 64, 64)
+        where each is seen]).
+    """
+    images, labels, seen = _all(count, split, seed, first)
+    classes, masks = [[label] for label in labels], [[mask] for mask in seen]
+    scenes = [_generator(seed, split, first + row, _SCENE) for row in range(count)]
+    counts = np.array([rng.integers(0, SMALL + 1) for rng in scenes])
+    quarters = np.stack([rng.permutation(4) for rng in scenes])
+    over = np.stack([rng.integers(0, len(CLASSES), SMALL) for rng in scenes]).astype("int32")
+    for number in range(SMALL):
+        rows = np.flatnonzero(counts > number)
+        uniform = lambda k: _uniform(seed, split, first + int(rows[k]), number + 1)  # noqa: B023, E731
+        small, small_seen = _drawn(over[rows, number], uniform)
+        for k, row in enumerate(rows):
+            mask = _lay_over(images[row], small[k], small_seen[k], quarters[row, number])
+            masks[row] = [*(before & ~mask for before in masks[row]), mask]
+            classes[row].append(over[row, number])
+    return images, [np.array(found, "int32") for found in classes], [np.stack(found) for found in masks]
+
+
+def _lay_over(image, small, seen, quarter):
+    """Puts a shape, at half its size, into a quarter of an image; returns bool (64, 64), where it is seen now."""
+    half = SIZE // 2
+    share = seen.reshape(half, 2, half, 2).mean((1, 3))[..., None]
+    colour = (small * seen[..., None]).reshape(half, 2, half, 2, 3).mean((1, 3))  # of the shape alone, by its share
+    rows, columns = (slice(half * k, half * (k + 1)) for k in divmod(int(quarter), 2))
+    image[rows, columns] = np.rint(colour + (1 - share) * image[rows, columns])
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[rows, columns] = share[..., 0] >= 0.5
+    return mask
+
+
 def _all(count, split, seed, first):
     """(images, labels, where the shape is seen)"""
     if split not in _STREAMS:
@@ -52,17 +90,27 @@ def _all(count, split, seed, first):
     if count < 1:
         raise ValueError(f"a set of shapes needs at least one picture. Received: count={count!r}")
     labels = (np.arange(first, first + count) % len(CLASSES)).astype("int32")
-    images, seen = np.empty((count, SIZE, SIZE, 3), "uint8"), np.empty((count, SIZE, SIZE), bool)
+    images, seen = _drawn(labels, lambda row: _uniform(seed, split, first + row))
+    return images, labels, seen
+
+
+def _drawn(labels, numbers):
+    """(pictures of these classes, where the shapes are seen); `numbers` (row) are the uniform numbers of each."""
+    images, seen = np.empty((len(labels), SIZE, SIZE, 3), "uint8"), np.empty((len(labels), SIZE, SIZE), bool)
     for label in range(len(CLASSES)):
         members = np.flatnonzero(labels == label)
         for start in range(0, len(members), _BLOCK):
             rows = members[start : start + _BLOCK]
-            images[rows], seen[rows] = _draw(label, [_uniform(seed, split, first + int(row)) for row in rows])
-    return images, labels, seen
+            images[rows], seen[rows] = _draw(label, [numbers(int(row)) for row in rows])
+    return images, seen
 
 
-def _uniform(seed, split, index):
-    return np.random.default_rng([seed, _STREAMS[split], index]).random(sum(_DRAWS.values()), "float32")
+def _uniform(seed, split, index, *layer):
+    return _generator(seed, split, index, *layer).random(sum(_DRAWS.values()), "float32")
+
+
+def _generator(seed, split, *numbers):
+    return np.random.default_rng([seed, _STREAMS[split], *numbers])
 
 
 def _draw(label, numbers):

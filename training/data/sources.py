@@ -2,10 +2,15 @@
 
 import functools
 
+import numpy as np
+
 from training.data import shapes
 from training.data.decode import check_channels, to_channels
 from training.data.folder import open_folder
 from training.data.label_maps import IGNORE, open_labelled_maps
+from training.data.object_folders import SPLITS as OBJECT_SPLITS
+from training.data.object_folders import open_folder_of_objects
+from training.data.objects import Objects, boxes_of
 from training.data.picture_source import PictureSource
 from training.data.prepared import open_prepared
 from training.data.records import open_records
@@ -82,6 +87,49 @@ def _open_shapes_with_maps(count, split, channels):
     read = lambda index: (images[index], _DrawnMap(maps[index]))  # noqa: E731
     kinds = {"channels": channels, "classes": (*shapes.CLASSES, "ground"), "labelled": True}
     return PictureSource(f"shapes ({split})", read, len(images), **kinds)
+
+
+def open_objects(data, split, *, channels=3, classes=(), **options):
+    """A PictureSource whose targets are `Objects`.
+
+    Args:
+        data: `shapes` with up to three shapes a picture, or `folder:PATH` in a published layout.
+        split: train, val or test.
+        channels: as of `open_source`.
+        classes: names in the order of their numbers; (): those of the set.
+        options: validation_split, filter_empty, min_size, as of `open_folder_of_objects`. Drawn pictures have a test
+            split, none without objects and one size.
+    """
+    check_channels(channels)
+    if split not in OBJECT_SPLITS:
+        raise ValueError(f"split must be one of {', '.join(OBJECT_SPLITS)}. Received: {split!r}")
+    kind, _, rest = data.partition(":")
+    if kind == "folder" and rest:
+        return open_folder_of_objects(rest, split, channels=channels, classes=classes, **options)
+    if kind == "shapes":
+        return _open_shapes_with_objects(rest, split, channels, tuple(classes) or shapes.CLASSES)
+    raise ValueError(f"pictures with objects must be shapes, shapes:COUNT or folder:PATH. Received: {data!r}")
+
+
+def _open_shapes_with_objects(count, split, channels, classes):
+    if set(shapes.CLASSES) - set(classes):
+        raise ValueError(f"classes must have those of shapes: {', '.join(shapes.CLASSES)}. Received: {classes!r}")
+    drawn = "train" if split == "train" else "test"
+    images, labels, masks = shapes.shapes_with_objects(_count_of_shapes(count, drawn), drawn)
+    images, numbers = to_channels(images, channels), np.array([classes.index(name) for name in shapes.CLASSES], "int32")
+
+    def read(index):
+        return images[index], _objects_of(masks[index], numbers[labels[index]], f"shapes ({drawn}), picture {index}")
+
+    return PictureSource(f"shapes ({split})", read, len(images), channels=channels, classes=classes, labelled=True)
+
+
+def _objects_of(masks, labels, name):
+    """The Objects of drawn masks (n, H, W), by what is seen of each; those that are hidden are left out."""
+    seen = masks.any((1, 2))
+    masks, no = masks[seen], np.zeros(int(seen.sum()), bool)
+    boxes = boxes_of(masks)
+    return Objects(boxes, labels[seen], no, no, masks.sum((1, 2)).astype("float32"), lambda size: masks, name)
 
 
 def _count_of_shapes(count, split):
