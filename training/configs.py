@@ -121,10 +121,9 @@ class Run:
         require(self.choose in CHOICES, f"choose must be one of {', '.join(CHOICES)}", self.choose)
         require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}", self.dtype)
 
-    @property
-    def schedule_power(self):
-        """Of the polynomial by which the rate falls; None for half a cosine."""
-        return None
+    def schedule(self, images):
+        """Options of `learning_rate` beside peak, floor and length: none for half a cosine."""
+        return {}
 
     @property
     def network(self):
@@ -314,19 +313,61 @@ class Finetune(Pictures):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Segment(Run):
-    """Training of a UPerNet on photos with label maps."""
+class Scenes(Run):
+    """What programs have that look for many things in photos of any size."""
 
     init: str | None = None
     "backbone or all: the workdir of a run, or what load_weights takes: a file, a preset, hf:owner/name; none: scratch"
     keep_head: bool = False
     "take the classifiers over from `init` too, which must have as many classes"
+    validation_split: float = 0.1
+    "share that is held out of a folder without a split for it"
+    drop_path_rate: float = 0.0
+    "chance that the last block is left out; a ladder from 0 at the first"
+    layer_decay: float = 1.0
+    "the rate of a rung of layers is that of the one after it times this"
+    layer_decay_layers: int = 12
+    "rungs of that ladder below the heads: 12, for Tiny 6"
+
+    image_size: tuple[int, int] = (512, 512)
+    "height, width of the crops, and of the windows of an evaluation"
+    resize: tuple[int, ...] = (2048, 512)
+    "longest and shortest side: photos are brought to the largest size with no longer ones; empty: they stay"
+    scale: tuple[float, float] = (0.5, 2.0)
+    "smallest and largest factor of that size in training"
+    flip: bool = True
+    "mirror half of the photos"
+    distort: bool = True
+    "change brightness, contrast, saturation and hue"
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.layer_decay_layers >= 1, "layer_decay_layers must be at least 1", self.layer_decay_layers)
+        share = self.drop_path_rate
+        require(0 <= share < 1, "drop_path_rate must be in [0, 1)", share, _percent_hint(share))
+        held_out = self.validation_split
+        require(0 < held_out < 1, "validation_split must be in (0, 1)", held_out, _percent_hint(held_out))
+        require(0 < self.layer_decay <= 1, "layer_decay must be in (0, 1]", self.layer_decay)
+        low, high = self.scale
+        require(0 < low <= high, "scale must be two factors with 0 < smallest <= largest", (low, high))
+        require_sides("resize", self.resize)
+        small = [side for side in self.image_size if side < self.total_stride]
+        require(not small, f"image_size must be at least the total stride {self.total_stride}", self.image_size)
+
+
+def require_sides(name, sides):
+    fits = len(sides) in (0, 2) and min(sides, default=1) >= 1 and sides == tuple(sorted(sides, reverse=True))
+    require(fits, f"{name} must be the longer and the shorter side, or none", sides)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Segment(Scenes):
+    """Training of a UPerNet on photos with label maps."""
+
     classes: int = 0
     "classes, 0 .. that - 1 in label maps; 0: ask the data"
     ignored: tuple[int, ...] = (255,)
     "values of label maps that do not count"
-    validation_split: float = 0.1
-    "share that is held out of a folder without train and val"
 
     head_channels: int = 512
     "of the head's convolutions"
@@ -338,27 +379,10 @@ class Segment(Run):
     "batch statistics over all replicas of TensorFlow, which XLA then does not compile; JAX has them anyway"
     average: str = "all"
     "the loss is divided by the number of all pixels, or of the valid ones of each part and replica"
-    drop_path_rate: float = 0.0
-    "chance that the last block is left out; a ladder from 0 at the first"
-    layer_decay: float = 1.0
-    "the rate of a stage is that of the one after it times this"
-    layer_decay_layers: int = 12
-    "rungs of that ladder below the heads: 12, for Tiny 6"
     poly_power: float = 1.0
     "the rate falls as (1 - progress) to this power"
-
-    image_size: tuple[int, int] = (512, 512)
-    "height, width of the crops, and of the windows of an evaluation"
-    resize: tuple[int, ...] = (2048, 512)
-    "longest and shortest side: photos are brought to the largest size with no longer ones; empty: they stay"
-    scale: tuple[float, float] = (0.5, 2.0)
-    "smallest and largest factor of that size in training"
     largest_share: float = 0.75
     "a crop of which one class takes as much is drawn anew; 1: none is"
-    flip: bool = True
-    "mirror half of the photos"
-    distort: bool = True
-    "change brightness, contrast, saturation and hue"
     whole: bool = False
     "evaluate photos as a whole; false: by windows of image_size that overlap by a third"
 
@@ -370,29 +394,112 @@ class Segment(Run):
         super().__post_init__()
         rule = f"accumulation must leave two pictures a part, for batch norm, of batch_size {self.batch_size}"
         require(self.batch_size // self.accumulation >= 2, rule, self.accumulation)
-        for name in ("head_channels", "layer_decay_layers"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        require(self.head_channels >= 1, "head_channels must be at least 1", self.head_channels)
         for name in ("classes", "auxiliary_channels"):
             require(getattr(self, name) >= 0, f"{name} must be at least 0", getattr(self, name))
-        for name in ("dropout", "drop_path_rate"):
-            share = getattr(self, name)
-            require(0 <= share < 1, f"{name} must be in [0, 1)", share, _percent_hint(share))
-        held_out = self.validation_split
-        require(0 < held_out < 1, "validation_split must be in (0, 1)", held_out, _percent_hint(held_out))
-        for name in ("layer_decay", "largest_share"):
-            require(0 < getattr(self, name) <= 1, f"{name} must be in (0, 1]", getattr(self, name))
+        require(0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout, _percent_hint(self.dropout))
+        require(0 < self.largest_share <= 1, "largest_share must be in (0, 1]", self.largest_share)
         require(self.average in AVERAGES, f"average must be one of {', '.join(AVERAGES)}", self.average)
         require(self.poly_power > 0, "poly_power must be positive", self.poly_power)
-        low, high = self.scale
-        require(0 < low <= high, "scale must be two factors with 0 < smallest <= largest", (low, high))
-        sides = self.resize
-        fits = len(sides) in (0, 2) and min(sides, default=1) >= 1 and sides == tuple(sorted(sides, reverse=True))
-        require(fits, "resize must be the longer and the shorter side, or none", sides)
-        small = [side for side in self.image_size if side < self.total_stride]
-        require(not small, f"image_size must be at least the total stride {self.total_stride}", self.image_size)
         low, high = min(self.ignored, default=0), max(self.ignored, default=0)
         require(0 <= low <= high <= 255, "ignored must be values of 0..255", self.ignored)
 
+    def schedule(self, images):
+        return {"power": self.poly_power}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Detect(Scenes):
+    """Training of a Mask R-CNN, or of a Faster R-CNN, on photos with objects."""
+
+    classes: tuple[str, ...] = ()
+    "names of the classes in the order of their numbers; empty: those of the data"
+    masks: bool = True
+    "find masks too, for which the data must have them; false: Faster R-CNN"
+    filter_empty: bool = True
+    "leave out photos without an object to train on"
+    min_size: int = 0
+    "leave out photos with a shorter side"
+    mean: tuple[float, ...] = ()
+    "of the pictures, of 255, one a channel; empty: ImageNet's"
+    std: tuple[float, ...] = ()
+    "of the pictures, of 255, one a channel; empty: ImageNet's"
+
+    fpn_dim: int = 256
+    "channels of the feature pyramid"
+    rpn_dim: int = 256
+    "channels of the region proposal network"
+    box_dim: int = 1024
+    "channels of the box head"
+    mask_dim: int = 256
+    "channels of the mask head"
+    mask_convs: int = 4
+    "convolutions of the mask head"
+    proposals: int = 1000
+    "regions of a photo that are looked at"
+    max_detections: int = 100
+    "detections of a photo at most"
+    soft_nms: bool = False
+    "lower the score of a detection that a better one overlaps, in place of leaving it out"
+    rpn_samples: int = 256
+    "anchors of a photo that are trained on"
+    roi_samples: int = 512
+    "regions of a photo that are trained on"
+    most_objects: int = 100
+    "targets of a crop at most; of more objects a random choice"
+    mask_size: int = 56
+    "side of the masks that are trained on, each over the box of its object"
+
+    keep_ratio: bool = True
+    "photos keep their ratio; false: they are brought to image_size, in training times a factor of scale"
+    evaluation_resize: tuple[int, ...] = (1333, 800)
+    "longest and shortest side of photos in an evaluation; empty: they stay"
+    tile: int = 0
+    "side of the tiles that large scenes are cut into; 0: no tiles"
+    gap: int = 200
+    "by how many pixels neighbouring tiles overlap"
+    merge: float = 0.5
+    "overlap above which the worse of two detections from different tiles goes"
+    metric: str = ""
+    "what chooses the best weights: box_ap, mask_ap or ap07; empty: mask_ap, or box_ap without masks"
+    plus_one: bool = False
+    "ap07 with the sides of boxes one pixel longer, as the tables of SAR-AIRcraft-1.0 have it"
+    fall_epochs: tuple[int, ...] = ()
+    "epochs after which the rate falls to a tenth; empty: half a cosine to min_lr"
+
+    image_size: tuple[int, int] = (1024, 1024)
+    resize: tuple[int, ...] = (1024, 1024)
+    scale: tuple[float, float] = (0.1, 2.0)
+    distort: bool = False
+    batch_size: int = 32
+    epochs: int = 36
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("fpn_dim", "rpn_dim", "box_dim", "mask_dim", "proposals", "max_detections", "most_objects"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        for name in ("rpn_samples", "roi_samples", "mask_size"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        for name in ("mask_convs", "min_size", "tile"):
+            require(getattr(self, name) >= 0, f"{name} must be at least 0", getattr(self, name))
+        require(0 < self.merge <= 1, "merge must be in (0, 1]", self.merge)
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            rule = f"{name} must have a number for each of the {self.channels} channels, or none"
+            require(len(values) in (0, self.channels), rule, values)
+        require(min(self.std, default=1.0) > 0, "std must be positive", self.std)
+        require(not self.tile or 0 <= self.gap < self.tile, "gap must be within 0 .. tile - 1", self.gap)
+        rule = "metric must be one of box_ap, mask_ap (with masks) and ap07, or none"
+        require(self.metric in ("", "box_ap", "ap07", *(["mask_ap"] * self.masks)), rule, self.metric)
+        require_sides("evaluation_resize", self.evaluation_resize)
+        falls = self.fall_epochs
+        rising = falls == tuple(sorted(set(falls))) and all(0 < epoch < self.epochs for epoch in falls)
+        require(rising, f"fall_epochs must rise within 1 .. {self.epochs - 1}", falls)
+
     @property
-    def schedule_power(self):
-        return self.poly_power
+    def best(self):
+        return self.metric or ("mask_ap" if self.masks else "box_ap")
+
+    def schedule(self, images):
+        total = self.total_steps(images)
+        return {"falls": tuple(round(total * epoch / self.epochs) for epoch in self.fall_epochs)}

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from training.configs import Pretrain, Segment
+from training.configs import Detect, Pretrain, Segment
 from training.logs import duration
 from training.optimizers import OPTIMIZERS
 
@@ -70,7 +70,7 @@ def decoder(config):
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """Of a segmenter's head: `side` x `side` from `before` to `after` channels at `cells` positions."""
+    """Of a head: `side` x `side` from `before` to `after` channels at `cells` positions; a dense layer has rows."""
 
     side: int
     before: int
@@ -87,6 +87,7 @@ class Convolution:
         return self.side**2 * self.before * self.after * self.cells
 
 
+DENSE = (Segment, Detect)  # what has a pyramid of normed maps and heads of convolutions
 POOL_SCALES = (1, 2, 3, 6)
 CONVOLUTION_TENSORS = 4  # of what a convolution of a head gives: itself, normalised, after ReLU, for the next one
 
@@ -107,15 +108,47 @@ def head_convolutions(config, classes):
     return found
 
 
+ANCHORS, BOX_SIDE, MASK_SIDE = 3, 7, 14  # of a detector: at a position; cells along a side of a region
+MASKED_SHARE = 0.25  # of the regions that are trained on may belong to objects, whose masks are
+
+
+def detector_convolutions(config, classes, regions, masked):
+    """Those of a detector's heads, for so many regions whose box is asked for, and whose mask is."""
+    blocks, wide = stages(config), config.fpn_dim
+    levels = sum(stage.cells for stage in blocks) + blocks[-1].cells // 4
+    found = []
+    for stage in blocks:
+        found += [(1, stage.dim, wide, stage.cells), (3, wide, wide, stage.cells)]
+    found += [(3, wide, config.rpn_dim, levels), (1, config.rpn_dim, 5 * ANCHORS, levels)]
+    found += [(BOX_SIDE, wide, config.box_dim, regions), (1, config.box_dim, config.box_dim, regions)]
+    found += [(1, config.box_dim, 5 * classes + 1, regions)]
+    if config.masks:
+        before, cells = wide, MASK_SIDE**2 * masked
+        for _ in range(config.mask_convs):
+            found.append((3, before, config.mask_dim, cells))
+            before = config.mask_dim
+        found += [(2, before, config.mask_dim, cells), (1, config.mask_dim, classes, 4 * cells)]
+    return [Convolution(*one, weights_each=1) for one in found]
+
+
+def dense_convolutions(config, classes, training=False):
+    """Those of the heads of a program that looks for many things in a photo."""
+    if isinstance(config, Segment):
+        return head_convolutions(config, classes)
+    if training:
+        return detector_convolutions(config, classes, config.roi_samples, int(config.roi_samples * MASKED_SHARE))
+    return detector_convolutions(config, classes, config.proposals, config.max_detections)
+
+
 def weights(config, classes):
-    """How many weights are trained: of the classifier with so many classes, of the FCMAE, or of the UPerNet."""
+    """How many weights are trained: of the network with its head for so many classes, or of the FCMAE."""
     blocks, pixels = stages(config), config.stem_patch_size**2 * config.channels
     total = (pixels + 3) * blocks[0].dim + sum(stage.weights for stage in blocks)
     for before, after in zip(blocks, blocks[1:], strict=False):
         total += 2 * before.dim + (4 * before.dim + 1) * after.dim
     last = blocks[-1].dim
-    if isinstance(config, Segment):
-        heads = sum(convolution.weights for convolution in head_convolutions(config, classes))
+    if isinstance(config, DENSE):
+        heads = sum(convolution.weights for convolution in dense_convolutions(config, classes))
         return total + sum(2 * stage.dim for stage in blocks) + heads
     if not isinstance(config, Pretrain):
         return total + 2 * last + (last + 1) * classes
@@ -134,8 +167,8 @@ def multiplications(config, classes):
     for before, after in zip(blocks, blocks[1:], strict=False):
         total += 4 * before.dim * after.dim * after.rows
     last = blocks[-1]
-    if isinstance(config, Segment):
-        return total + sum(convolution.multiplications for convolution in head_convolutions(config, classes))
+    if isinstance(config, DENSE):
+        return total + sum(convolution.multiplications for convolution in dense_convolutions(config, classes))
     if not isinstance(config, Pretrain):
         return total + last.dim * classes
     pixels = config.total_stride**2 * config.channels
@@ -160,8 +193,8 @@ def activation_bytes(config):
     """
     blocks = [*stages(config), *([decoder(config)] if isinstance(config, Pretrain) else [])]
     heads = 0
-    if isinstance(config, Segment):
-        cells = sum(one.after * one.cells for one in head_convolutions(config, classes=1))
+    if isinstance(config, DENSE):
+        cells = sum(one.after * one.cells for one in dense_convolutions(config, classes=1, training=True))
         heads = CONVOLUTION_TENSORS * BYTES[config.dtype] * cells
     if not config.remat:
         return heads + sum(stage.count * stage.bytes(config.dtype) for stage in blocks)

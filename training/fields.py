@@ -35,6 +35,7 @@ SINGLE = {
     str: Kind("a text", str, lambda value: isinstance(value, str)),
 }
 SEVERAL = {
+    tuple[str, ...]: "texts, such as ship,car",
     tuple[int, ...]: "whole numbers, such as 3,3,9,3",
     tuple[float, ...]: "numbers, such as 0.1,0.01",
     tuple[int, int]: "two whole numbers, such as 224,192",

@@ -38,8 +38,7 @@ class Plan:
         """The plan of a config for this many images."""
         total, warmup = config.total_steps(images), config.warmup_steps(images)
         rates = {"peak": config.peak_lr, "floor": config.min_lr, "total_steps": total, "warmup_steps": warmup}
-        rates["power"] = config.schedule_power
-        rate = functools.partial(learning_rate, **rates)
+        rate = functools.partial(learning_rate, **rates, **config.schedule(images))
         copied = {key: getattr(config, key) for key in ("batch_size", "log_every", "max_bad_steps")}
         return cls(total_steps=total, epoch_steps=config.epoch_steps(images), rate=rate, **copied)
 

@@ -9,50 +9,55 @@ from keras import ops
 from keras_convnextv2.layers.network import variables_of
 
 LADDERS = ("single", "group")
+FALL = 0.1
 GROUPS = 12  # the group ladder has twelve groups whatever the depth, with three blocks of stage 2 in each
 
 
-def learning_rate(step, *, peak, total_steps, warmup_steps=0, floor=0.0, power=None):
+def learning_rate(step, *, peak, total_steps, warmup_steps=0, floor=0.0, power=None, falls=()):
     """The rate of one step: a line from 0 to `peak`, then half a cosine down to `floor`, or with `power` a polynomial.
 
     step < warmup:  peak * step / warmup
     else:           floor + (peak - floor) * ((1 + cos(pi * p)) / 2 or (1 - p)**power)
                     with p = (step - warmup) / (total - warmup)
+    with falls:     peak, and a tenth of what it was from each of these steps on
     """
     if step < warmup_steps:
         return peak * step / warmup_steps
+    if falls:
+        return peak * FALL ** sum(step >= fall for fall in falls)
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     if power is not None:
         return floor + (peak - floor) * (1.0 - min(1.0, progress)) ** power
     return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def layer_multipliers(depths, layer_decay, ladder):
+def layer_multipliers(depths, layer_decay, ladder, groups=GROUPS, on_top=("norm", "head")):
     """[(place, multiplier)] of a backbone with a head; a place is a regular expression over the front of a path.
 
     single: one rung a block, and a downsampling layer stands on the rung of the block after it.
-    group: thirteen rungs; stage 2 climbs one rung every third block, stage 3 stands on the last but one.
+    group: `groups` + 1 rungs; stage 2 climbs one rung every third block, stage 3 stands on the last but one.
+    What is `on_top` stands on the last one.
     """
     if ladder not in LADDERS:
         raise ValueError(f"layer_decay_type must be one of {LADDERS}. Received: {ladder!r}.")
     if ladder == "group" and len(depths) != 4:
         raise ValueError(f"layer_decay_type='group' needs four stages. Received: depths={depths!r}. Try 'single'.")
     before = [sum(depths[:stage]) for stage in range(len(depths))]
-    top = sum(depths) + 1 if ladder == "single" else GROUPS + 1
+    top = sum(depths) + 1 if ladder == "single" else groups + 1
 
     def rung(stage, block):  # block None: the stem or the downsampling layer in front of the stage
         if ladder == "single":
             return before[stage] + 1 + (block or 0)
         if block is None:
-            return (0, 2, 3, GROUPS)[stage]
-        return (1, 2, 3 + block // 3, GROUPS)[stage]
+            return (0, 2, 3, groups)[stage]
+        return (1, 2, 3 + block // 3, groups)[stage]
 
     rungs = [("stem", rung(0, None))]
     for stage, depth in enumerate(depths):
         if stage:
             rungs.append((f"stage_{stage}/downsample", rung(stage, None)))
         rungs += [(f"stage_{stage}/block_{block}", rung(stage, block)) for block in range(depth)]
-    rungs += [("norm", top), ("head", top)]
+    rungs += [(place, top) for place in on_top]
     return [(place, layer_decay ** (top - number)) for place, number in rungs]
 
 
@@ -75,6 +80,26 @@ def stage_multipliers(stages, layer_decay, layers):
 def segment_rules(stages, layer_decay=1.0, layers=12):
     """Rows for a segmenter."""
     return weight_rules(stage_multipliers(stages, layer_decay, layers))
+
+
+DETECTOR_HEADS = ("norm_[0-9]+", "neck", "rpn_head", "box_head", "mask_head")
+
+
+def detect_multipliers(depths, layer_decay, layers):
+    """[(place, multiplier)] of a detector: mmdetection's `layer_wise` ladder, which is the grouped one.
+
+    A network of another number of stages than four has the ladder of single blocks.
+
+    Source:
+        mmdetection, engine/optimizers/layer_decay_optimizer_constructor.py
+    """
+    ladder = "group" if len(depths) == 4 else "single"
+    return layer_multipliers(depths, layer_decay, ladder, layers, DETECTOR_HEADS)
+
+
+def detect_rules(depths, layer_decay=1.0, layers=12):
+    """Rows for a detector."""
+    return weight_rules(detect_multipliers(depths, layer_decay, layers))
 
 
 def weight_rules(places, *, decay_grn=False):

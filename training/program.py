@@ -7,12 +7,12 @@ from absl import app, flags
 
 from training import cost
 from training.command import asks_for_help, begin, exit_code, flag_lines, purpose, require_flags_only
-from training.configs import Finetune, Segment
+from training.configs import Detect, Finetune, Segment
 from training.data import open_source
 from training.data.sources import SPECS
 from training.fields import help_texts, with_settings
 from training.logs import Terminal, duration
-from training.optimizers import layer_multipliers, stage_multipliers
+from training.optimizers import detect_multipliers, layer_multipliers, stage_multipliers
 from training.recipes import RECIPES, about, find_recipe
 from training.run import run
 from training.workdir import recorded
@@ -65,9 +65,15 @@ def explain(name, config, images=None, settings=(), classes=None):
     else:
         lines.append("  steps: name the data with --data to see them")
     lines += ["learning rate of each layer, at its peak:", *(f"  {row}" for row in rates(config))]
-    needs = cost.described(config, images or None, getattr(config, "classes", 0) or classes or said.classes)
+    needs = cost.described(config, images or None, _count_of_classes(config) or classes or said.classes)
     lines += ["needs, by calculation:", *(f"  {line}" for line in needs)]
     return "\n".join([*lines, *_provenance(name, config, said, settings)])
+
+
+def _count_of_classes(config):
+    """Those that a config states, 0 for none; a detector's are named."""
+    stated = getattr(config, "classes", 0)
+    return stated if isinstance(stated, int) else len(stated)
 
 
 def rates(config):
@@ -77,6 +83,8 @@ def rates(config):
         rows = layer_multipliers(depths, config.layer_decay, config.layer_decay_type)
     elif isinstance(config, Segment):
         rows = stage_multipliers(len(depths), config.layer_decay, config.layer_decay_layers)
+    elif isinstance(config, Detect):
+        rows = detect_multipliers(depths, config.layer_decay, config.layer_decay_layers)
     else:
         return [f"all layers  {config.peak_lr:.6g}"]
     width = max(len(place) for place, _ in rows)

@@ -7,7 +7,7 @@ TRAINING.md. Where they disagree, the value that was run is taken, and a note, w
 import dataclasses
 
 from keras_convnextv2.sizes import SIZES
-from training.configs import Finetune, Pretrain, Segment
+from training.configs import Detect, Finetune, Pretrain, Segment
 from training.fields import nearest
 
 RANDAUGMENT = "rand-m9-mstd0.5-inc1"
@@ -152,6 +152,55 @@ SEGMENT = {size: Segment(size=size, **ADE20K) for size in ("base", "large", "hug
 SEGMENT["tiny"] = Segment(size="tiny", layer_decay_layers=6, **ADE20K)
 SEGMENT_640 = {size: Segment(size=size, **AT_640, **ADE20K) for size in ("base", "large", "huge")}
 
+# Mask R-CNN on COCO. The paper swept layer decay and drop path and does not say what it took: those of mmdetection's
+# project of Base. 1,000 steps of warm-up are 0.27 of the epochs of 117,266 photos with objects.
+COCO = {
+    **{"warmup_epochs": 0.27, "base_lr": 1e-4 * 256 / 32, "layer_decay": 0.95, "drop_path_rate": 0.4, "min_size": 32},
+    **{"soft_nms": True, "fall_epochs": (27, 33), "evaluate_every": 3},
+}
+DETECT = {size: Detect(size=size, **COCO) for size in ("base", "large", "huge")}
+DETECT["tiny"] = Detect(size="tiny", layer_decay_layers=6, **COCO)
+
+# Faster R-CNN on radar pictures (SAR): GrokSAR's configs of Base, the mission's two rows, and SARDet-100K's own.
+SAR = {
+    **{"size": "base", "masks": False, "drop_path_rate": 0.4, "epochs": 12, "fall_epochs": (8, 11), "resize": ()},
+    **{"scale": (1.0, 1.0), "evaluation_resize": ()},
+}
+GROKSAR = {**SAR, "optimizer": "dadapt_adam", "base_lr": 1.0, "image_size": (512, 512)}
+AIRCRAFT = ("Boeing737", "A220", "other", "A330", "Boeing787", "ARJ21", "A320/321")
+SARDET = ("ship", "aircraft", "car", "tank", "bridge", "harbor")
+WHOLE_SQUARE = {"keep_ratio": False, "min_size": 16, "batch_size": 16, "classes": SARDET}
+DETECT_SAR = {
+    "detect_aircraft": Detect(
+        **{**GROKSAR, "classes": AIRCRAFT, "batch_size": 32, "warmup_epochs": 0.5, "tile": 512, "gap": 200},
+        **{"merge": 0.1, "metric": "ap07", "plus_one": True, "mean": (23.736361,) * 3, "std": (24.685866,) * 3},
+    ),
+    "detect_sardet": Detect(
+        **{**GROKSAR, **WHOLE_SQUARE, "warmup_epochs": 500 * 16 / 94_493, "mean": (36.5046,) * 3, "std": (52.1216,) * 3}
+    ),
+    "detect_sardet_800": Detect(
+        **{**SAR, **WHOLE_SQUARE, "warmup_epochs": 500 * 16 / 94_493, "base_lr": 1e-4 * 256 / 16},
+        image_size=(800, 800),
+    ),
+}
+
+# Ours: narrow heads and few samples, for some hundred photos, and for the drawn set.
+NARROW = {"fpn_dim": 64, "rpn_dim": 64, "box_dim": 128, "mask_dim": 64, "mask_convs": 2}
+SMALL_RECIPES |= {
+    "detect_photos": Detect(
+        **{**NARROW, "size": "atto", "proposals": 300, "rpn_samples": 128, "roi_samples": 128, "batch_size": 8},
+        **{"image_size": (320, 320), "resize": (), "scale": (0.75, 1.5), "evaluation_resize": (), "distort": True},
+        **{"epochs": 60, "warmup_epochs": 3.0, "base_lr": 1.6e-2, "drop_path_rate": 0.1, "ema": 0.9999},
+        **{"choose": "best", "evaluate_every": 5},
+    ),
+    "detect_shapes": Detect(
+        **{**SHAPES_NETWORK, "fpn_dim": 32, "rpn_dim": 32, "box_dim": 64, "mask_dim": 32, "mask_convs": 1},
+        **{"proposals": 50, "rpn_samples": 32, "roi_samples": 32, "max_detections": 10, "most_objects": 4},
+        **{"mask_size": 28, "image_size": (64, 64), "resize": (), "scale": (1.0, 1.0), "evaluation_resize": ()},
+        **{"batch_size": 16, "epochs": 40, "warmup_epochs": 4.0, "base_lr": 1.6e-2, "evaluate_every": 10},
+    ),
+}
+
 # Ours: a narrow head, for some hundred photos, and for the drawn set.
 SMALL_RECIPES |= {
     "segment_photos": Segment(
@@ -177,6 +226,8 @@ RECIPES = {  # a number in a name stands where one name has several: without it,
     **{f"scratch_{size}": Finetune(size=size, **SCRATCH_COMMON, **column) for size, column in SCRATCH.items()},
     **{f"segment_{size}": recipe for size, recipe in SEGMENT.items()},
     **{f"segment_640_{size}": recipe for size, recipe in SEGMENT_640.items()},
+    **{f"detect_{size}": recipe for size, recipe in DETECT.items()},
+    **DETECT_SAR,
     **SMALL_RECIPES,
 }
 
@@ -200,6 +251,9 @@ TOP_1 = {
 # mIoU in percent on ADE20K, multi-scale, of weights from FCMAE (table 7).
 MIOU = {"segment_base": 52.1, "segment_large": 53.7, "segment_huge": 55.0, "segment_640_huge": 57.0}
 ON_ADE20K = "mIoU {miou}% on ADE20K at several scales, as published"
+
+# Box and mask AP in percent on COCO val2017, of weights from FCMAE (table 6).
+COCO_AP = {"detect_base": (52.9, 46.6), "detect_large": (54.4, 47.7), "detect_huge": (55.7, 48.9)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,6 +287,20 @@ ADE20K_ABOUT = {
     **{"source": "ConvNeXt V2, appendix A.4; mmsegmentation's configs of V1", "hardware": "8 GPUs with 2 images each"},
     "expected": "{miou}",
 }
+COCO_ABOUT = {
+    **{"data": "folder:COCO, as it is published", "images": 117_266, "classes": 80},
+    **{"source": "ConvNeXt V2, appendix A.3; mmdetection's project of Base", "hardware": "8 GPUs with 4 images each"},
+    **{"expected": "box AP and mask AP {coco} on COCO val2017, as published", "init": "convnextv2_{size}.fcmae"},
+}
+COCO_NOTES = (
+    "the paper sweeps the layer decay over 0.9, 0.95 and the drop path over 0.2 to 0.5 and does not say what it took: "
+    "these are mmdetection's values for Base",
+    "the reference climbs from a thousandth of the rate, here it is from 0",
+)
+GROKSAR_NOTES = (
+    "GrokSAR climbs from a third of the rate over 500 steps, here it is from 0",
+    "others report lower numbers from tiles of their own (GrokSAR#35)",
+)
 SWEPT = (
     "the paper sweeps the rate over 1e-4, 2e-4, 3e-4, the layer decay over 0.8, 0.9 and the drop path over 0.1 to 0.4 "
     "and does not say what it took: these are V1's values in mmsegmentation"
@@ -308,6 +376,30 @@ ABOUT = {  # a family of recipes by the front of its names: the first one that f
         expected="for some hundred photos of your own: docs/results.md has an example",
     ),
     "segment_shapes": About(**SHAPES_ABOUT, images=300, classes=11, expected="mIoU on the drawn set: docs/results.md"),
+    "detect_photos": About(
+        **{**OURS, "data": "folder:PATH in COCO's or Pascal VOC's layout", "init": "imagenet"},
+        expected="for some hundred photos of your own: docs/results.md has examples",
+    ),
+    "detect_shapes": About(**SHAPES_ABOUT, images=300, classes=10, expected="box and mask AP: docs/results.md"),
+    "detect_aircraft": About(
+        **{"source": "GrokSAR's config of Base", "hardware": "not stated", "classes": len(AIRCRAFT)},
+        **{"data": "folder:SAR-AIRcraft-1.0, as it is published", "init": "convnextv2_{size}.fcmae"},
+        expected="AP'07 68.04 on the test scenes by tables of others",
+        notes=(*GROKSAR_NOTES, "500 steps of warm-up are half an epoch of about 1,000 steps of tiles"),
+    ),
+    "detect_sardet_800": About(
+        **{"source": "SARDet-100K, its Faster R-CNN", "hardware": "8 GPUs with 2 images each", "classes": len(SARDET)},
+        **{"data": "folder:SARDet_100K, as it is published", "images": 94_493},
+        **{"init": "convnextv2_{size}.fcmae_ft_in1k", "expected": "V1 of this size has box AP 55.1 on test"},
+        notes=("the drop path is GrokSAR's for V2; SARDet-100K has 0.5 for V1",),
+    ),
+    "detect_sardet": About(
+        **{"source": "GrokSAR's config of Base", "hardware": "not stated", "classes": len(SARDET)},
+        **{"data": "folder:SARDet_100K, as it is published", "images": 94_493, "init": "convnextv2_{size}.fcmae"},
+        expected="box AP 53.91 on val by tables of others",
+        notes=(*GROKSAR_NOTES, "the number is on val: the program evaluates on test where there is one"),
+    ),
+    "detect_": About(**COCO_ABOUT, notes=COCO_NOTES),
     "segment_640_": About(
         **{**ADE20K_ABOUT, "init": "runs/finetune_22k_{size}"},
         notes=(SWEPT, "weights after ImageNet-22K alone were never published: the run before must be one's own"),
@@ -351,7 +443,10 @@ def about(name):
     published = found.expected.format(top_1=TOP_1[name], size=size) if name in TOP_1 else found.expected
     if name in MIOU:
         published = ON_ADE20K.format(miou=MIOU[name])
-    expected = UNPUBLISHED if "{top_1}" in published or "{miou}" in published else published
+    if name in COCO_AP:
+        published = found.expected.format(coco=" and ".join(f"{ap}%" for ap in COCO_AP[name]))
+    open_ = any(word in published for word in ("{top_1}", "{miou}", "{coco}"))
+    expected = UNPUBLISHED if open_ else published
     notes = found.notes + NOTES.get(name, ())
     return dataclasses.replace(found, expected=expected, init=found.init.format(size=size), notes=notes)
 

@@ -13,7 +13,18 @@ AT_ONCE = 8  # masks that are put into a picture together: they have its size
 ROUND_TO = 256  # the number of detections of all tiles, so that few programs are compiled for merging them
 
 
-def predict(model, picture, *, size=None, window=None, stride=None, merge=None, mask_threshold=0.5, verbose=0):
+def predict(
+    model,
+    picture,
+    *,
+    size=None,
+    keep_ratio=True,
+    window=None,
+    stride=None,
+    merge=None,
+    mask_threshold=0.5,
+    verbose=0,
+):
     """What a detector finds in one picture, in pixels of that picture.
 
     Args:
@@ -21,6 +32,7 @@ def predict(model, picture, *, size=None, window=None, stride=None, merge=None, 
         picture: (H, W, C), in the units of the model's images.
         size: (long, short): the picture is first brought to the largest size with no longer sides, as the protocol of
             COCO does with (1333, 800); None: it stays.
+        keep_ratio: False: it is brought to exactly `size`, which is then (height, width).
         window: side of tiles that a large scene is looked at by, or (height, width); None takes it as a whole.
         stride: between tiles, or (down, across); two thirds of the window by default.
         merge: overlap above which the worse of two detections of a class from different tiles goes; by default the
@@ -35,7 +47,7 @@ def predict(model, picture, *, size=None, window=None, stride=None, merge=None, 
     """
     picture = require_picture(picture)
     given, window = picture.shape[:2], windows_of(window, stride)
-    picture = resized(picture, scaled_size(given, size, 1.0))
+    picture = resized(picture, scaled_size(given, size, 1.0) if keep_ratio else tuple(size))
     tiles = list(_tiles(picture.shape[:2], *window))
     bar = keras.utils.Progbar(len(tiles), verbose=verbose, unit_name="tile")
     found = []

@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from keras import ops
+from keras import ops, tree
 
 from training.devices import Mesh
-from training.steps.step import BaseStep, filled
+from training.steps.step import BaseStep, exact, filled
 
 
 def jit_pays():
@@ -57,7 +57,7 @@ def make_predict(model, jit, devices):
     mesh = isinstance(devices, Mesh)
 
     def outputs(values, fixed, images):
-        return ops.cast(model.stateless_call(values, fixed, images, training=False)[0], "float32")
+        return exact(model.stateless_call(values, fixed, images, training=False)[0])
 
     outputs = jax.jit(outputs, **({"out_shardings": devices.parted} if mesh else {})) if jit else outputs
 
@@ -66,7 +66,8 @@ def make_predict(model, jit, devices):
         values = [v.value for v in weights], [v.value for v in model.non_trainable_variables]
         if not mesh:
             return outputs(*values, images)
-        rows = devices.rows(filled(images, devices.local))
-        return devices.own(outputs(*jax.device_put(values, devices.whole), rows))[: len(images)]
+        rows = devices.rows(tree.map_structure(lambda x: filled(x, devices.local), images))
+        answers, count = outputs(*jax.device_put(values, devices.whole), rows), len(tree.flatten(images)[0])
+        return tree.map_structure(lambda rows: devices.own(rows)[:count], answers)
 
     return predict

@@ -193,5 +193,14 @@ def filled(images, parts):
     return np.pad(images, [(0, -len(images) % parts)] + [(0, 0)] * (images.ndim - 1))
 
 
+def exact(outputs):
+    """Outputs of a model, of whatever structure, with floats as float32."""
+
+    def cast(x):
+        return ops.cast(x, "float32") if keras.backend.is_float_dtype(x.dtype) else x
+
+    return keras.tree.map_structure(cast, outputs)
+
+
 def _number(value, name, dtype="int32"):
     return keras.Variable(value, dtype=dtype, trainable=False, name=name)

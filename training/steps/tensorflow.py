@@ -5,11 +5,11 @@ Compiled code holds neither variables nor collectives: the reduction over device
 
 import numpy as np
 import tensorflow as tf
-from keras import ops
+from keras import tree
 
 from training.devices import Replicas
 from training.optimizers import AdamW
-from training.steps.step import BaseStep, filled
+from training.steps.step import BaseStep, exact, filled
 
 
 def jit_pays():
@@ -112,18 +112,20 @@ def tensors(variables):
 def make_predict(model, jit, devices):
     @tf.function(jit_compile=jit)
     def outputs(values, fixed, images):
-        return ops.cast(model.stateless_call(values, fixed, images, training=False)[0], "float32")
+        return exact(model.stateless_call(values, fixed, images, training=False)[0])
 
     def predict(images, weights=None):
         weights = model.trainable_variables if weights is None else weights
         fixed = model.non_trainable_variables
         if not isinstance(devices, Replicas):
-            return outputs(tensors(weights), tensors(fixed), tf.convert_to_tensor(images))
-        parts = np.split(filled(images, devices.local), devices.local)
+            return outputs(tensors(weights), tensors(fixed), tree.map_structure(tf.convert_to_tensor, images))
+        parts = tree.map_structure(lambda x: np.split(filled(x, devices.local), devices.local), images)
         answers = []
-        for i, (device, part) in enumerate(zip(devices.devices, parts, strict=True)):
+        for i, device in enumerate(devices.devices):
+            part = tree.map_structure_up_to(images, lambda part, i=i: tf.convert_to_tensor(part[i]), parts)
             with tf.device(device):  # a GPU only takes the work here, so that they work side by side
-                answers.append(outputs(devices.copy(weights, i), devices.copy(fixed, i), tf.convert_to_tensor(part)))
-        return np.concatenate([answer.numpy() for answer in answers])[: len(images)]
+                answers.append(outputs(devices.copy(weights, i), devices.copy(fixed, i), part))
+        count = len(tree.flatten(images)[0])
+        return tree.map_structure(lambda *own: np.concatenate([x.numpy() for x in own])[:count], *answers)
 
     return predict

@@ -3,10 +3,10 @@
 import math
 
 import torch
-from keras import ops
+from keras import ops, tree
 
 from training.optimizers import AdamW
-from training.steps.step import BaseStep
+from training.steps.step import BaseStep, exact
 
 
 def jit_pays():
@@ -62,7 +62,7 @@ def make_predict(model, jit, devices):  # jit: eager, as the step is; devices: o
     def predict(images, weights=None):
         weights = model.trainable_variables if weights is None else weights
         values, fixed = [v.value for v in weights], [v.value for v in model.non_trainable_variables]
-        outputs, _ = model.stateless_call(values, fixed, ops.convert_to_tensor(images), training=False)
-        return ops.cast(outputs, "float32")
+        images = tree.map_structure(ops.convert_to_tensor, images)
+        return exact(model.stateless_call(values, fixed, images, training=False)[0])
 
     return predict
