@@ -70,7 +70,7 @@ def decoder(config):
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """Of a head: `side` x `side` from `before` to `after` channels at `cells` positions; a dense layer has rows."""
+    """Of a head: `side` x `side` from `before` to `after` channels at `cells` positions, or rows of a dense layer."""
 
     side: int
     before: int

@@ -20,8 +20,11 @@ def area(boxes):
 def overlaps(boxes, others, of="union"):
     """(..., N, 4), (..., M, 4) -> (..., N, M): the intersections as shares of the "union" or of the "first" box."""
     boxes, others = ops.expand_dims(boxes, -2), ops.expand_dims(others, -3)
-    sides = ops.minimum(boxes[..., 2:], others[..., 2:]) - ops.maximum(boxes[..., :2], others[..., :2])
-    common = ops.prod(ops.maximum(sides, 0.0), axis=-1)
+    # side by side, without the axis of coordinates: these are the largest arrays of a training step
+    width, height = (
+        ops.minimum(boxes[..., n + 2], others[..., n + 2]) - ops.maximum(boxes[..., n], others[..., n]) for n in (0, 1)
+    )
+    common = ops.relu(width) * ops.relu(height)
     whole = area(boxes)
     if of == "union":
         whole = whole + area(others) - common

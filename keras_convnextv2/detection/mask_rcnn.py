@@ -11,6 +11,7 @@ from keras_convnextv2.detection.heads import BoxHead, MaskHead, RPNHead, count_o
 from keras_convnextv2.detection.neck import FPN
 from keras_convnextv2.detection.proposals import IGNORED, RATIOS, anchors, assign, proposals_of, sample
 from keras_convnextv2.detection.roi import mask_targets, roi_align
+from keras_convnextv2.kernels.lengths import least_length
 from keras_convnextv2.layers.composite import apply_settings, plain, settings_of
 from keras_convnextv2.layers.network import network_layers, stages_of, total_stride
 from keras_convnextv2.portable import Portable
@@ -303,6 +304,8 @@ def _objects(targets, sizes, masks):
         raise ValueError(f"targets must have boxes, classes, valid, and masks for masks. Lacking: {sorted(lacking)}.")
     kinds = {"boxes": "float32", "classes": "int32", "valid": "bool"}
     found |= {name: ops.cast(found[name], kind) for name, kind in kinds.items()}
+    last = least_length(found["valid"])
+    found = {name: x[:, :last] for name, x in found.items()}
     if masks and "mask_boxes" not in found:
         height, width = ops.shape(found["masks"])[2:]
         whole = vector((0, 0, width, height), "float32")

@@ -211,7 +211,7 @@ def test_losses_of_the_samples_that_the_reference_drew(detector, expected, monke
             inds = [expected[f"{front}_{kind}_inds"][n] for kind in ("pos", "neg")]
             inds = np.concatenate([x[:count] for x, count in zip(inds, counts, strict=True)])
             if stage == "roi":
-                objects, width = int(own["valid"][n].sum()), own["valid"].shape[1]
+                objects, width = int(own["valid"][n].sum()), assigned.shape[1] - expected[f"{name}_proposals"].shape[1]
                 inds = np.where(inds < objects, inds, inds - objects + width)
             chosen[n, : len(inds)] = inds
             positive[n, : counts[0]] = True
@@ -226,7 +226,7 @@ def test_losses_of_the_samples_that_the_reference_drew(detector, expected, monke
     for loss, x in found.items():
         np.testing.assert_allclose(to_numpy(x).mean(), expected[f"{name}_{loss}"], rtol=2e-5, atol=1e-7, err_msg=loss)
     np.testing.assert_array_equal(assigned["rpn"], expected[f"{name}_rpn_gt_inds"])
-    width = own["valid"].shape[1]
+    width = assigned["roi"].shape[1] - expected[f"{name}_proposals"].shape[1]
     for n, count in enumerate(expected[f"{name}_proposals_count"]):
         ours = assigned["roi"][n, width : width + count]
         np.testing.assert_array_equal(ours, expected[f"{name}_roi_gt_inds"][n, :count])
