@@ -10,7 +10,7 @@ from keras_convnextv2.layers import LayerNorm, Preprocessing, Stage, Stem
 from keras_convnextv2.layers.composite import plain
 from keras_convnextv2.layers.dense import Dense
 from keras_convnextv2.layers.initial import STDDEV, InitialNormal, drawing
-from keras_convnextv2.layers.network import network_layers, prefix_of, stages_of
+from keras_convnextv2.layers.network import levels_of, network_layers, prefix_of, stages_of
 from keras_convnextv2.layers.stem import check_size
 from keras_convnextv2.portable import Portable
 from keras_convnextv2.sizes import DEFAULT_SIDE, SIZES
@@ -191,9 +191,9 @@ def pyramid(model, norm=False):
         other stems.
     """
     maps, prefix = {}, prefix_of(network_layers(model)["stem"])
-    for s, stage in enumerate(stages_of(model)):
+    for s, (level, stage) in enumerate(levels_of(model).items()):
         x = stage.output
-        maps[f"P{s + 2}"] = LayerNorm(dtype=stage.dtype_policy, name=f"{prefix}norm_{s}")(x) if norm else x
+        maps[level] = LayerNorm(dtype=stage.dtype_policy, name=f"{prefix}norm_{s}")(x) if norm else x
     return keras.Model(model.input, maps, name=f"{model.name}_pyramid")
 
 

@@ -3,16 +3,18 @@
 import keras
 from keras_cv.models import Backbone
 
-from keras_convnextv2.layers.network import stages_of
+from keras_convnextv2.adapters.held import HoldsNetwork
+from keras_convnextv2.layers.network import levels_of
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
-class ConvNeXtV2Backbone(Backbone):
-    """A ConvNeXt V2 as KerasCV's models take it, such as `DeepLabV3Plus` and `ImageClassifier`.
+class ConvNeXtV2Backbone(HoldsNetwork, Backbone):
+    """A ConvNeXt V2 as KerasCV's models take it, such as `RetinaNet`, `DeepLabV3Plus` and `ImageClassifier`.
 
     Args:
         network: a model made by `ConvNeXtV2` or one of the constructors; its weights are shared, a head is left out.
         name: by default the network's.
+        trainable: False freezes the network.
     Raises:
         ValueError: under PyTorch, where KerasCV's models do not train.
     Shapes:
@@ -27,17 +29,7 @@ class ConvNeXtV2Backbone(Backbone):
                 "KerasCV's models do not train under PyTorch (grad_input must be contiguous): "
                 "KERAS_BACKEND must be tensorflow or jax. Received: torch."
             )
-        stages = stages_of(network)
-        super().__init__(inputs=network.input, outputs=stages[-1].output, name=name or network.name)
-        self.trainable = trainable
-        self.pyramid_level_inputs = {f"P{s + 2}": stage.name for s, stage in enumerate(stages)}
-        # A function, so that Keras does not take the network for a layer of its own.
-        self._serialized = lambda: keras.saving.serialize_keras_object(network)
-
-    def get_config(self):
-        return {"network": self._serialized(), "name": self.name, "trainable": self.trainable}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        network = keras.saving.deserialize_keras_object(config["network"], custom_objects=custom_objects)
-        return cls(**{**config, "network": network})
+        levels = levels_of(network)
+        super().__init__(inputs=network.input, outputs=levels[max(levels)].output, name=name or network.name)
+        self.pyramid_level_inputs = {level: stage.name for level, stage in levels.items()}
+        self.hold(network, trainable)

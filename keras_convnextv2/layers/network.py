@@ -56,6 +56,11 @@ def stages_of(model):
     return [layer for layer in network_layers(model).values() if isinstance(layer, Stage)]
 
 
+def levels_of(model):
+    """{"P2": stage, ..., "P5": stage}: Pn has stride 2**n behind a stem patch of 4; others count from P2 too."""
+    return {f"P{s}": stage for s, stage in enumerate(stages_of(model), start=2)}
+
+
 def total_stride(model):
     """Pixels of the picture between two positions of the last map."""
     return network_layers(model)["stem"].patch_size * 2 ** (len(stages_of(model)) - 1)
