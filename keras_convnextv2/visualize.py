@@ -261,6 +261,71 @@ def segmentation(pictures, predictions, classes, labels=None, path=None, ignore=
     return _saved(figure, path)
 
 
+def detections(pictures, found, classes, truths=None, path=None, threshold=0.3):
+    """A figure with a row a picture: the photo, its true objects if they are given, and the detections, with a legend.
+
+    Boxes and masks have the colour of their class; a number at a box is its score in percent.
+
+    Args:
+        pictures: arrays (H, W, 1 or 3) of any sizes, 0..255.
+        found: of each what `kc.detection.predict` returns: "boxes" (n, 4), "scores" (n,), "classes" (n,), and "masks"
+            (n, H, W) bool where there are.
+        classes: their names, in the order of their numbers, or how many.
+        truths: of each the same without scores, or None.
+        path: where to write a PNG.
+        threshold: detections of lower scores are not drawn.
+    Returns:
+        A `matplotlib.figure.Figure`.
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: no picture, another number of detections than pictures.
+    """
+    named = {"photo": [None] * len(pictures), **({"truth": truths} if truths is not None else {})}
+    named["detections"] = [_scoring(one, threshold) for one in found]
+    for name, each in named.items():
+        if not len(pictures) or len(each) != len(pictures):
+            raise ValueError(f"{name} must be one for each of {len(pictures)} pictures. Received: {len(each)}.")
+    classes = tuple(map(str, range(classes))) if isinstance(classes, int) else classes
+    colours = _class_colours(len(classes))
+    seen = sorted({int(k) for each in named.values() for one in each if one is not None for k in one["classes"]})
+    ratio = max(picture.shape[0] / picture.shape[1] for picture in pictures)
+    cell, lines = 2 * CELL, -(-len(seen) // (2 * len(named)))
+    figure = _figure(cell * len(named), len(pictures) * cell * ratio + 0.22 * lines + 0.3)
+    axes = figure.subplots(len(pictures), len(named), squeeze=False)
+    from matplotlib.patches import Patch, Rectangle
+
+    for row, line in enumerate(axes):
+        (shown,) = _displayed(np.asarray(pictures[row])[None])
+        for ax, (name, each) in zip(line, named.items(), strict=True):
+            one = each[row]
+            _picture(ax, shown if one is None else _with_masks(shown, one, colours))
+            if row == 0:
+                ax.set_title(name, fontsize=9)
+            for n, (x1, y1, x2, y2) in enumerate([] if one is None else one["boxes"]):
+                colour = colours[int(one["classes"][n])] / 255
+                ax.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, color=colour, linewidth=0.8))
+                if "scores" in one:
+                    ax.text(x1, y1, f"{100 * one['scores'][n]:.0f}", color=colour, fontsize=5, va="bottom")
+    patches = [Patch(color=colours[k] / 255, label=_short(classes[k])) for k in seen]
+    if patches:
+        figure.legend(handles=patches, loc="outside lower center", ncols=2 * len(named), fontsize=7, frameon=False)
+    return _saved(figure, path)
+
+
+def _scoring(found, threshold):
+    keep = np.asarray(found["scores"]) >= threshold
+    return {name: np.asarray(values)[keep] for name, values in found.items()}
+
+
+def _with_masks(picture, objects, colours):
+    if "masks" not in objects or objects["masks"] is None:
+        return picture
+    picture = np.broadcast_to(picture, (*picture.shape[:2], 3)).astype("float32")
+    for mask, k in zip(objects["masks"], objects["classes"], strict=True):
+        picture[mask] = 0.55 * picture[mask] + 0.45 * colours[int(k)]
+    return picture.astype("uint8")
+
+
 def curves(tables, path=None, x="step", y="loss", title=None):
     """A figure of curves, such as the losses or accuracies of several runs.
 

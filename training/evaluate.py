@@ -3,7 +3,8 @@
     python -m training.evaluate --model runs/photos --data folder:PHOTOS --workdir runs/photos_evaluated
 
 It leaves results.json (with the protocol), per_class.csv, confusion.csv and confusion.png. A segmenter is measured on
-photos with label maps: mIoU, pixel accuracy and mean accuracy, and overlays.png shows some photos.
+photos with label maps: mIoU, pixel accuracy and mean accuracy, and overlays.png shows some photos; a detector on photos
+with objects: COCO's numbers and AP'07, and detections.png.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from keras_convnextv2 import visualize
-from training import segmenters
+from training import detectors, segmenters
 from training.data import open_source, require_readable
 from training.data.folder import is_split
 from training.evaluation.classes import match_classes
@@ -54,6 +55,8 @@ def run(config, model, data, workdir, say):
     check_model_channels(trained)
     if trained.segments:
         return segmenters.evaluate(config, folder, trained, data, say)
+    if trained.detects:
+        return detectors.evaluate(config, folder, trained, data, say)
     classifier = trained.classifier()
     source = open_labelled(config, trained, data, say)
     known = {"ids": trained.ids, "whose": source.name, "outputs": trained.outputs}

@@ -4,7 +4,8 @@
     python -m training.predict --model runs/photos --workdir runs/predicted cat.jpg holiday/*.jpg
 
 It leaves predictions.csv, contact_sheet.png and results.json. A picture that cannot be read has a row that says why.
-Of a segmenter: a label map for each picture in labels/, overlays.png, and in the table the share of each class.
+Of a segmenter: a label map for each picture in labels/, overlays.png, and in the table the share of each class. Of a
+detector: a row of the table for each detection, and detections.png.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import os
 import numpy as np
 
 from keras_convnextv2 import visualize
-from training import segmenters
+from training import detectors, segmenters
 from training.data import PictureSource, UnreadableImage
 from training.data.decode import SUFFIXES, as_array, open_file, printable
 from training.data.folder import pictures_in
@@ -56,6 +57,8 @@ def run(config, model, data, workdir, say):
     check_model_channels(trained)
     if trained.segments:
         return segmenters.predict(config, folder, trained, data, files, say)
+    if trained.detects:
+        return detectors.predict(config, folder, trained, data, files, say)
     classifier = trained.classifier()
     say(f"{len(files):,} pictures, {picture_in_words(trained)}")
     probabilities, unreadable = _probabilities(config, trained, classifier, files, say)

@@ -51,8 +51,8 @@ class Trained:
 
     @property
     def outputs(self):
-        """How many classes it tells apart; 0 for an encoder and for a segmenter."""
-        if self.segments:
+        """How many classes it tells apart; 0 for an encoder, a segmenter and a detector."""
+        if self.segments or self.detects:
             return 0
         shape = self.model.output_shape
         return shape[-1] if isinstance(shape, tuple) and len(shape) == 2 and _has_head(self.model) else 0
@@ -61,6 +61,11 @@ class Trained:
     def segments(self):
         """Whether it gives a class to each pixel."""
         return isinstance(self.model, kc.UPerNet)
+
+    @property
+    def detects(self):
+        """Whether it gives boxes."""
+        return isinstance(self.model, kc.MaskRCNN)
 
     @property
     def channels(self):
@@ -78,8 +83,9 @@ class Trained:
             ValueError: it has no head.
         """
         hint = f"python -m training.probe --model {self.name} measures what an encoder has learnt."
-        kind = "a segmenter" if self.segments else "an encoder without a head"
-        require(self.outputs, "model must be a classifier", f"{self.name}, {kind}", "" if self.segments else hint)
+        other = "a segmenter" if self.segments else "a detector" if self.detects else ""
+        received = f"{self.name}, {other or 'an encoder without a head'}"
+        require(self.outputs, "model must be a classifier", received, "" if other else hint)
         return _taking_pictures(self.model)
 
     def encoder(self):
@@ -133,9 +139,9 @@ def open_trained(name, image_size=None, crop_fraction=NO_CROP):
         resized = image_size is not None and not trained.record and not trained.published
         crop_fraction = _crop(size) if resized else trained.crop_fraction
     if tuple(network_of(model).input_shape[1:3]) not in ((None, None), size):
-        if trained.segments:
+        if trained.segments or trained.detects:
             fixed = network_of(model).input_shape[1:3]
-            raise ValueError(f"image_size must be {fixed}, that of the segmenter's input. Received: {size}.")
+            raise ValueError(f"image_size must be {fixed}, that of the model's input. Received: {size}.")
         model = _at_size(model, size)
     return dataclasses.replace(trained, model=model, image_size=size, crop_fraction=crop_fraction)
 
@@ -149,7 +155,7 @@ def _of_keras_file(name, path):
     size = tuple(recipe.get("image_size", fixed))
     crop = recipe.get("crop_fraction", _crop(size))
     names = kc.class_names(model) or (_names_in_results(path.with_name(RESULTS)) if record else None)
-    unnamed = record or isinstance(model, kc.UPerNet)  # else a network of 1000 outputs is ImageNet's
+    unnamed = record or isinstance(model, kc.UPerNet | kc.MaskRCNN)  # else a network of 1000 outputs is ImageNet's
     named = {"names": names and tuple(names)} if names or unnamed else _imagenet(model)
     facts = {"image_size": size, "crop_fraction": crop, "record": record}
     return Trained(name=name, model=model, **named, **facts)

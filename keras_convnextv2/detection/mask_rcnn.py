@@ -263,6 +263,7 @@ class MaskRCNN(Portable, keras.Model):
             most = max(1, int(self.roi_samples * ROI_SHARE))  # they stand in front
             boxes, object_, classes, positive = (x[:, :most] for x in (boxes, object_, classes, positive))
             logits = self.mask_head(self._features(maps, boxes, MASK_SIZE))
+            boxes = ops.where(positive[..., None], boxes, 0.0)  # a background's region could be any size in a mask
             masks = mask_targets(objects["masks"], objects["mask_boxes"], boxes, object_, 2 * MASK_SIZE)
             found["loss_mask"] = losses.mask_loss(logits, classes, masks, positive)
         return found

@@ -16,6 +16,8 @@ def export_model(model, path, format="tf_saved_model", *, verbose=True):
         served.serve(images)  # uint8, float32 or another number type
         served.label_map(images)  # of a `UPerNet`: the class of each pixel, (B, H, W) int32; `serve` gives the logits
 
+    Of a `MaskRCNN`, `serve` gives what the model gives, but "masks" (B, N, H, W) bool in pixels of the pictures.
+
     Where the model keeps `class_names`, they stand beside it in class_names.json.
 
     On the TensorFlow backend it is traced here. JAX and torch cannot write a plain TensorFlow graph, so there the model

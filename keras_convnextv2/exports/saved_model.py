@@ -1,14 +1,18 @@
 """SavedModel, from every backend: an inference graph of plain operations that TensorFlow alone can run."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import logging
 import pathlib
 
 import keras
+from keras import ops
 
 from keras_convnextv2 import kernels
+from keras_convnextv2.detection import MaskRCNN
+from keras_convnextv2.detection.roi import paste
 from keras_convnextv2.exports.process import export_in_process
 from keras_convnextv2.layers import class_names
 from keras_convnextv2.layers.network import network_of
@@ -49,7 +53,7 @@ def _save_for_every_number_type(model, path):
 
     (images,) = network_of(model).inputs
     shape = (None, *images.shape[1:])
-    network = tf.function(lambda images: model(images, training=False))
+    network = tf.function(functools.partial(_answer, model))
     network = network.get_concrete_function(tf.TensorSpec(shape, "float32", name=images.name))
     served = tf.Module()
     served.weights = [v.value for v in model.variables]
@@ -63,6 +67,14 @@ def _save_for_every_number_type(model, path):
         setattr(served, name, function)
         signatures["serving_default" if name == "serve" else name] = kinds[0]
     tf.saved_model.save(served, path, signatures=signatures)
+
+
+def _answer(model, images):
+    """What the model says of float32 images; a detector's masks in pixels of the pictures."""
+    found = model(images, training=False)
+    if isinstance(model, MaskRCNN) and "masks" in found:
+        found["masks"] = paste(found["masks"], found["boxes"], ops.shape(images)[1:3]) >= 0.5
+    return found
 
 
 @contextlib.contextmanager

@@ -1,5 +1,8 @@
 """The Mask R-CNN against mmdetection's, and what a Keras user does with it."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -342,3 +345,31 @@ def test_bad_targets():
     del targets["masks"]
     with pytest.raises(ValueError, match=r"Lacking: \['masks'\]"):
         model.losses_of(images, targets)
+
+
+@pytest.mark.slow
+def test_the_exported_detector_answers_without_keras(tmp_path, detector, expected):
+    pytest.importorskip("tensorflow")
+    model = detector()
+    kc.export_model(model, tmp_path / "saved", verbose=False)
+    np.save(tmp_path / "image.npy", expected["image"])
+    program = """
+import sys
+sys.modules["keras_convnextv2"] = sys.modules["keras"] = None  # importing them would fail
+import numpy as np, tensorflow as tf
+served = tf.saved_model.load(sys.argv[1])
+found = served.serve(np.load(sys.argv[2]))
+other = served.serve(np.load(sys.argv[2])[:, :64, :96])
+assert other["masks"].shape[-2:] == (64, 96)
+np.savez(sys.argv[3], **{name: x.numpy() for name, x in found.items()})
+"""
+    command = [sys.executable, "-c", program, tmp_path / "saved", tmp_path / "image.npy", tmp_path / "found.npz"]
+    subprocess.run(command, check=True, capture_output=True)
+    with np.load(tmp_path / "found.npz") as file:
+        found = dict(file)
+    for n in range(2):
+        same(found, expected, "det", n)
+        count = int(expected["det_count"][n])
+        masks = np.unpackbits(expected["det_masks_packed"][n], axis=-1)[:count].reshape(-1, 96, 128)
+        assert found["masks"].dtype == bool
+        assert (found["masks"][n, :count] != masks).sum() <= 0.002 * masks.sum()
