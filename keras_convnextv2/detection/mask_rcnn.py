@@ -68,6 +68,8 @@ class MaskRCNN(Portable, keras.Model):
         He et al. 2017; ConvNeXt V2, appendix A.3; mmdetection 3.3, whose numbers it has.
     """
 
+    averages_samples = True  # its losses are averages over what was sampled, not over pictures
+
     def __init__(
         self,
         backbone,

@@ -7,17 +7,20 @@ import pathlib
 import pytest
 
 from tools import recipes_page
-from training.configs import Finetune, Pretrain, Segment
-from training.recipes import MIOU, RECIPES, SMALL_RECIPES, TOP_1, about
+from training.configs import Detect, Finetune, Pretrain, Segment
+from training.recipes import COCO_AP, MIOU, RECIPES, SMALL_RECIPES, TOP_1, about
 
 with pathlib.Path(__file__).with_name("recipes_of_the_paper.csv").open() as file:
     PAPER = {row.pop("recipe"): row for row in csv.DictReader(file)}
 with pathlib.Path(__file__).with_name("segmentation_of_the_paper.csv").open() as file:
     ADE20K = {row.pop("recipe"): row for row in csv.DictReader(file)}
 
+with pathlib.Path(__file__).with_name("detection_of_the_papers.csv").open() as file:
+    DETECTION = {row.pop("recipe"): row for row in csv.DictReader(file)}
+
 
 def test_the_table_and_the_recipes_of_the_paper_are_the_same_ones():
-    assert {*PAPER, *ADE20K} == {name for name in RECIPES if name not in SMALL_RECIPES}
+    assert {*PAPER, *ADE20K, *DETECTION} == {name for name in RECIPES if name not in SMALL_RECIPES}
     assert {name for name, row in PAPER.items() if row["top_1"]} == set(TOP_1)
 
 
@@ -57,6 +60,26 @@ def test_a_segmenters_recipe_has_the_numbers_of_the_paper_and_of_v1(name):
     assert recipe.flip and recipe.distort and not recipe.whole and recipe.beta_2 == 0.999
 
 
+@pytest.mark.parametrize("name", DETECTION)
+def test_a_detectors_recipe_has_the_numbers_of_its_papers(name):
+    recipe, row = RECIPES[name], dict(DETECTION[name])
+    assert type(recipe) is Detect
+    for field in ("image_size", "scale", "resize", "evaluation_resize", "mean", "fall_epochs"):
+        values = tuple(float(value) for value in row.pop(field).split())
+        assert getattr(recipe, field) == pytest.approx(values), field
+    published = tuple(float(row.pop(kind)) for kind in ("box_ap", "mask_ap") if row[kind])
+    row = {field: text for field, text in row.items() if field not in ("box_ap", "mask_ap")}
+    assert COCO_AP.get(name, ()) == published
+    for field, text in row.items():
+        value = getattr(recipe, field)
+        if isinstance(value, str | bool):
+            assert str(value).lower() == text, field
+        else:
+            assert value == pytest.approx(float(text), rel=1e-12), field
+    assert recipe.flip and not recipe.distort and recipe.beta_2 == 0.999 and recipe.max_detections == 100
+    assert (recipe.fpn_dim, recipe.box_dim, recipe.proposals, recipe.roi_samples) == (256, 1024, 1000, 512)
+
+
 def test_what_all_recipes_of_the_paper_share():
     for name in PAPER:
         recipe = RECIPES[name]
@@ -75,6 +98,7 @@ def test_every_recipe_says_where_it_comes_from(name):
     assert said.source and said.hardware and said.expected and said.data
     assert not any(set("{}") & set(text) for text in (said.expected, said.init, *said.notes))
     published = [f"top-1 {TOP_1[name]}%"] if name in TOP_1 else [f"mIoU {MIOU[name]}%"] if name in MIOU else []
+    published += [f"{ap}%" for ap in COCO_AP.get(name, ())]
     assert all(number in said.expected for number in published) and ("%" in said.expected) == bool(published)
 
 

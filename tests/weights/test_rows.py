@@ -17,6 +17,7 @@ THEIR_SHAPES = {  # every axis of its own length
     "row": (1, 5),
     "token": (1, 5, 1, 1),
     "dense": (4, 5),
+    "dense_of_region": (4, 5 * 7 * 7),
     "conv1x1": (4, 5, 1, 1),
     "conv": (4, 5, 2, 3),
     "depthwise": (5, 1, 2, 3),
@@ -58,7 +59,24 @@ def our_shapes(size, parts=("encoder", "norm", "head")):
         shapes |= {"decoder/pred/kernel": (512, 3072), "decoder/pred/bias": (3072,)}
     if "decode_head" in parts:
         shapes |= upernet_shapes(size, 512, 256)
+    if "box_head" in parts:
+        shapes |= detector_shapes(size, 256, 1024)
     return shapes
+
+
+def detector_shapes(size, wide, dense):
+    kernels = {f"neck/lateral_{s}": (1, 1, c, wide) for s, c in enumerate(size.dims)}
+    kernels |= {f"neck/smooth_{s}": (3, 3, wide, wide) for s in range(len(size.dims))}
+    kernels |= {"rpn_head/conv": (3, 3, wide, wide), "rpn_head/objects": (1, 1, wide, 3)}
+    kernels |= {"rpn_head/deltas": (1, 1, wide, 12), "box_head/fc_0": (7 * 7 * wide, dense)}
+    kernels |= {"box_head/fc_1": (dense, dense), "box_head/classifier": (dense, size.classes + 1)}
+    kernels |= {"box_head/deltas": (dense, 4 * size.classes)}
+    kernels |= {f"mask_head/conv_{c}": (3, 3, wide, wide) for c in range(size.convs)}
+    kernels |= {"mask_head/upsample": (2, 2, wide, wide), "mask_head/classifier": (1, 1, wide, size.classes)}
+    biases = {path: shape[2:3] if path == "mask_head/upsample" else shape[-1:] for path, shape in kernels.items()}
+    return {f"{path}/kernel": shape for path, shape in kernels.items()} | {
+        f"{path}/bias": shape for path, shape in biases.items()
+    }
 
 
 def upernet_shapes(size, wide, narrow):
@@ -134,7 +152,8 @@ def test_grn_of_two_axes_is_refused():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("table", READABLE, ids=lambda table: table.name)
 def test_every_size_pairs_up_in_every_format(table, size):
-    size = dataclasses.replace(size_of(size), pools=4 if "decode_head" in table.parts else 0)
+    counts = {"pools": 4 if "decode_head" in table.parts else 0, "convs": 4 if "mask_head" in table.parts else 0}
+    size = dataclasses.replace(size_of(size), **counts)
     ours = our_shapes(size, {pair.part for pair in expand(table, size)})
     theirs = their_shapes(table, size, ours)
     assert recognise(theirs, "the file") is table

@@ -37,7 +37,25 @@ class Step(BaseStep):
         self.write(state)
 
     def gradients(self, weights, fixed, batch, size):
+        if self.mesh and getattr(self.model, "averages_samples", False):
+            return self._of_each_device(weights, fixed, batch, size)
         (loss, fixed), gradients = jax.value_and_grad(self.loss, has_aux=True)(weights, fixed, batch, size)
+        return loss, fixed, gradients
+
+    def _of_each_device(self, weights, fixed, batch, size):
+        """The sums over devices, of losses that are averages over what each of them has sampled.
+
+        On the whole batch they would be averages over the samples of all devices, as nowhere else.
+        """
+
+        def of_one(weights, fixed, batch, size):
+            (loss, fixed), gradients = jax.value_and_grad(self.loss, has_aux=True)(weights, fixed, batch, size)
+            return *jax.lax.psum((loss, gradients), axes), fixed  # the seeds are the same everywhere
+
+        mesh, rows = self.devices.parted.mesh, self.devices.parted.spec
+        axes, whole = mesh.axis_names, jax.sharding.PartitionSpec()
+        specs = {"in_specs": (whole, whole, rows, whole), "out_specs": whole, "check_vma": False}
+        loss, gradients, fixed = jax.shard_map(of_one, mesh=mesh, **specs)(weights, fixed, batch, size)
         return loss, fixed, gradients
 
     def parts(self, rows):

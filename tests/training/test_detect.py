@@ -1,0 +1,128 @@
+"""The program of detection on drawn shapes: it learns, goes on, devices work as parts do, errors are named."""
+
+import dataclasses
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+import keras_convnextv2 as kc
+from keras_convnextv2.layers.network import variables_of
+from training import detect
+from training.configs import Detect
+from training.data import open_objects
+from training.evaluation.detection import look_of, numbers, results
+from training.optimizers import detect_rules, learning_rate, matched
+from training.run import run
+
+BACKEND = keras.backend.backend()
+DATA = "shapes:24"
+CONFIG = Detect(
+    **{"size": "atto", "depths": (1, 1), "dims": (8, 12), "stem_patch_size": 4, "fpn_dim": 8, "rpn_dim": 8},
+    **{"box_dim": 12, "mask_dim": 8, "mask_convs": 1, "proposals": 20, "max_detections": 5, "rpn_samples": 16},
+    **{"roi_samples": 16, "most_objects": 4, "mask_size": 14, "image_size": (64, 64), "resize": ()},
+    **{"scale": (0.75, 1.25), "evaluation_resize": (), "batch_size": 8, "epochs": 2, "base_lr": 0.1, "ema": 0.9},
+    **{"log_every": 2, "workers": 1, "drop_path_rate": 0.1, "evaluate_every": 0},
+)
+
+
+def quiet(text, progress=False):
+    """Takes the lines of a run."""
+
+
+@pytest.fixture(scope="module")
+def detected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("detect") / "run"
+    return folder, run(detect.prepare, CONFIG, str(folder), DATA, say=quiet)
+
+
+def test_it_learns_and_saves_what_it_reports(detected):
+    folder, found = detected
+    assert found["loss"] < found["first_loss"]
+    model = keras.models.load_model(folder / "model.keras")
+    assert kc.class_names(model) == tuple(found["classes"])
+    test = open_objects(DATA, "test")
+    measured = numbers(*results(model, test, look_of(dataclasses.asdict(CONFIG))), found["classes"])
+    suffix = "_average" if found["mask_ap_average"] >= found["mask_ap"] else ""
+    for name, number in measured.items():
+        assert number == pytest.approx(found[f"{name}{suffix}"], abs=0.2), name
+    seen = kc.detection.predict(model, np.zeros((40, 50, 3), "uint8"))
+    assert seen["masks"].shape[1:] == (40, 50)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(detected, tmp_path):
+    folder, found = detected
+    resumed = tmp_path / "resumed"
+    shutil.copytree(folder, resumed)
+    last = sorted((resumed / "checkpoints").glob("step_*.npz"))[-1]
+    last.unlink()
+    again = run(detect.prepare, CONFIG, str(resumed), DATA, resume=True, say=quiet)
+    assert again["mask_ap"] == found["mask_ap"] and again["ap07_average"] == found["ap07_average"]
+    with np.load(last) as ours, np.load(folder / "checkpoints" / last.name) as theirs:
+        for key in ours.files:
+            assert ours[key].tobytes() == theirs[key].tobytes(), key
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="trains on one device")
+def test_two_devices_are_two_parts(tmp_path):
+    """Losses are averages over the samples of a replica, as the reference has it; here every sample is taken."""
+    config = dataclasses.replace(
+        CONFIG, drop_path_rate=0.0, epochs=1, base_lr=0.02, masks=False, rpn_samples=10_000, roi_samples=10_000
+    )
+    found = []
+    for how in ({"devices": 2}, {"accumulation": 2}, {}):
+        folder = tmp_path / "_".join(how)
+        outcome = run(detect.prepare, dataclasses.replace(config, **how), str(folder), DATA, say=quiet)
+        with np.load(sorted((folder / "checkpoints").glob("step_*.npz"))[-1]) as state:
+            found.append(({key: state[key] for key in state.files if key.startswith("weights/")}, outcome["loss"]))
+    (ours, loss), (theirs, other), (_, whole) = found
+    assert loss == pytest.approx(other, rel=1e-5) and abs(whole / other - 1) > 1e-5
+    largest = max(abs(value).max() for value in ours.values())
+    for key, value in ours.items():
+        np.testing.assert_allclose(theirs[key], value, rtol=0, atol=1e-5 * largest, err_msg=key)
+
+
+def test_rules_give_each_rung_its_rate():
+    model = kc.MaskRCNN(kc.ConvNeXtV2((1, 1, 4, 1), (4, 6, 8, 10), include_top=False), 3, fpn_dim=4, box_dim=4)
+    trainable = {id(v) for v in model.trainable_variables}
+    paths = [path for path, v in variables_of(model).items() if id(v) in trainable]
+    rows = dict(zip(paths, matched(detect_rules((1, 1, 4, 1), 0.9, 6), paths), strict=True))
+    expected = {
+        "stem/conv/kernel": (0.9**7, True),
+        "stage_0/block_0/expand/kernel": (0.9**6, True),
+        "stage_1/downsample/norm/gamma": (0.9**5, False),
+        "stage_2/downsample/conv/kernel": (0.9**4, True),
+        "stage_2/block_2/grn/gamma": (0.9**4, False),
+        "stage_2/block_3/expand/kernel": (0.9**3, True),
+        "stage_3/block_0/expand/kernel": (0.9, True),
+        "norm_2/gamma": (1.0, False),
+        "neck/lateral_1/kernel": (1.0, True),
+        "rpn_head/deltas/bias": (1.0, False),
+        "mask_head/upsample/kernel": (1.0, True),
+    }
+    for path, (rate, decays) in expected.items():
+        assert rows[path] == (pytest.approx(rate), decays), path
+
+
+def test_the_rate_falls_to_a_tenth():
+    rates = [learning_rate(step, peak=2.0, total_steps=8, warmup_steps=2, falls=(4, 6)) for step in range(8)]
+    np.testing.assert_allclose(rates, [0, 1, 2, 2, 0.2, 0.2, 0.02, 0.02])
+    config = dataclasses.replace(CONFIG, epochs=12, fall_epochs=(8, 11))
+    assert config.schedule(80) == {"falls": (80, 110)}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"metric": "miou"}, "metric must be one of box_ap, mask_ap .* Received: 'miou'"),
+        ({"metric": "mask_ap", "masks": False}, "metric must be one of box_ap"),
+        ({"fall_epochs": (2,)}, r"fall_epochs must rise within 1 .. 1. Received: \(2,\)"),
+        ({"mean": (1.0,)}, r"mean must have a number for each of the 3 channels, or none. Received: \(1.0,\)"),
+        ({"tile": 32}, "gap must be within 0 .. tile - 1. Received: 200"),
+        ({"proposals": 0}, "proposals must be at least 1. Received: 0"),
+    ],
+)
+def test_bad_settings_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **changes)
