@@ -307,6 +307,8 @@ def _objects(targets, sizes, masks):
         raise ValueError(f"targets must have boxes, classes, valid, and masks for masks. Lacking: {sorted(lacking)}.")
     kinds = {"boxes": "float32", "classes": "int32", "valid": "bool"}
     found |= {name: ops.cast(found[name], kind) for name, kind in kinds.items()}
+    if found["boxes"].shape[1] == 0:  # of no picture an object: a place for one, which is none
+        found = {name: ops.pad(x, [(0, 0), (0, 1), *[(0, 0)] * (len(x.shape) - 2)]) for name, x in found.items()}
     last = least_length(found["valid"])
     found = {name: x[:, :last] for name, x in found.items()}
     if masks and "mask_boxes" not in found:
