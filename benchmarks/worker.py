@@ -9,7 +9,7 @@ import pathlib
 import sys
 import time
 
-from benchmarks import contestants, loaders, pretraining, segmenters
+from benchmarks import contestants, detectors, loaders, pretraining, segmenters
 
 LIBRARIES = {
     "package": contestants.package,
@@ -19,6 +19,8 @@ LIBRARIES = {
     "fcmae": pretraining.fcmae,
     "upernet": segmenters.upernet,
     "transformers upernet": segmenters.transformers_upernet,
+    "mask_rcnn": detectors.mask_rcnn,
+    "torchvision mask_rcnn": detectors.torchvision_mask_rcnn,
     "package pipeline": loaders.our_pipeline,
     "torch pipeline": loaders.torch_pipeline,
     "timm pipeline": loaders.timm_pipeline,

@@ -282,9 +282,11 @@ def detections(pictures, found, classes, truths=None, path=None, threshold=0.3):
     """
     named = {"photo": [None] * len(pictures), **({"truth": truths} if truths is not None else {})}
     named["detections"] = [_scoring(one, threshold) for one in found]
+    if not len(pictures):
+        raise ValueError("pictures must be one at least. Received: none.")
     for name, each in named.items():
-        if not len(pictures) or len(each) != len(pictures):
-            raise ValueError(f"{name} must be one for each of {len(pictures)} pictures. Received: {len(each)}.")
+        if len(each) != len(pictures):
+            raise ValueError(f"{name} must be for each of {len(pictures)} pictures. Received: {len(each)}.")
     classes = tuple(map(str, range(classes))) if isinstance(classes, int) else classes
     colours = _class_colours(len(classes))
     seen = sorted({int(k) for each in named.values() for one in each if one is not None for k in one["classes"]})

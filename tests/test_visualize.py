@@ -262,6 +262,28 @@ def test_overlays_show_photo_truth_and_prediction(tmp_path):
 
 
 @needs_matplotlib
+def test_detections_are_drawn_beside_the_truth(tmp_path):
+    photos = [np.full((20, 30, 3), 200, "uint8"), np.full((30, 24, 1), 100, "uint8")]
+    mask = np.zeros((1, 20, 30), bool)
+    mask[0, 2:8, 3:12] = True
+    truth = {"boxes": np.array([[3.0, 2, 12, 8]]), "classes": np.array([1]), "masks": mask}
+    nothing = {"boxes": np.zeros((0, 4)), "classes": np.zeros(0, int), "scores": np.zeros(0)}
+    found = {"boxes": np.repeat(truth["boxes"], 2, 0), "classes": np.array([1, 0]), "scores": np.array([0.9, 0.1])}
+    answers, truths = [found, nothing], [truth, {**nothing, "masks": None}]
+    figure = visualize.detections(photos, answers, CLASSES, truths, tmp_path / "found.png")
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["photo", "truth", "detections"] and len(figure.axes) == 6
+    assert [len(ax.patches) for ax in figure.axes] == [0, 1, 1, 0, 0, 0]  # the second one scores too little
+    assert [text.get_text() for text in figure.axes[2].texts] == ["90"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [CLASSES[1]]
+    shown = picture_at(figure, 0, 1, 3)
+    assert not np.array_equal(shown[5, 5], [200] * 3) and np.array_equal(shown[15, 15], [200] * 3)
+    for pictures, answers, message in (([], [], "one at least"), (photos, [found], "each of 2 pictures. Received: 1.")):
+        with pytest.raises(ValueError, match=message):
+            visualize.detections(pictures, answers, CLASSES)
+    png_size(tmp_path / "found.png")
+
+
+@needs_matplotlib
 @pytest.mark.parametrize(
     "pictures, maps, message",
     [

@@ -1,5 +1,6 @@
 """The program of detection on drawn shapes: it learns, goes on, devices work as parts do, errors are named."""
 
+import csv
 import dataclasses
 import shutil
 
@@ -9,12 +10,15 @@ import pytest
 
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.network import variables_of
-from training import detect
+from training import detect, evaluate, predict
 from training.configs import Detect
 from training.data import open_objects
+from training.evaluate import Evaluate
 from training.evaluation.detection import look_of, numbers, results
 from training.optimizers import detect_rules, learning_rate, matched
+from training.predict import Predict
 from training.run import run
+from training.trained import open_trained
 
 BACKEND = keras.backend.backend()
 DATA = "shapes:24"
@@ -62,6 +66,29 @@ def test_a_resumed_run_is_the_uninterrupted_one(detected, tmp_path):
     with np.load(last) as ours, np.load(folder / "checkpoints" / last.name) as theirs:
         for key in ours.files:
             assert ours[key].tobytes() == theirs[key].tobytes(), key
+
+
+def test_a_trained_detector_is_evaluated_and_predicts(detected, tmp_path):
+    folder, found = detected
+    measured = evaluate.run(Evaluate(), str(folder), DATA, str(tmp_path / "evaluated"), quiet)
+    suffix = "_average" if found["mask_ap_average"] >= found["mask_ap"] else ""
+    assert measured["box_ap"] == pytest.approx(found[f"box_ap{suffix}"], abs=0.2)
+    assert 0 <= measured["box"]["ar10"] <= 1 and measured["protocol"]["max_detections"] == 5
+    with (tmp_path / "evaluated" / "per_class.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == found["classes"] and sum(int(row["objects"]) for row in rows) > 0
+    assert (tmp_path / "evaluated" / "detections.png").read_bytes()[:4] == b"\x89PNG"
+    (tmp_path / "pictures").mkdir()
+    keras.utils.save_img(tmp_path / "pictures" / "a.png", np.full((50, 40, 3), 90))
+    (tmp_path / "pictures" / "b.png").write_bytes(b"no picture")
+    data = [f"folder:{tmp_path / 'pictures'}"]
+    seen = predict.run(Predict(), str(folder), data, str(tmp_path / "predicted"), quiet)
+    assert (seen["pictures"], seen["unreadable"]) == (2, 1)
+    with (tmp_path / "predicted" / "detections.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == seen["detections"] + 1 and rows[-1]["error"] and not rows[-1]["class"]
+    with pytest.raises(ValueError, match="model must be a classifier. Received: .*, a detector"):
+        open_trained(str(folder)).classifier()
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="trains on one device")
