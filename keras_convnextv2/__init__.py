@@ -1,5 +1,6 @@
 """ConvNeXt V2 for Keras 3: the network, its masked autoencoder (FCMAE), its weights, on any backend."""
 
+from keras_convnextv2 import visualize as visualize  # kc.visualize, as kc.segmentation and kc.detection
 from keras_convnextv2.backbone import (
     ConvNeXtV2,
     ConvNeXtV2Atto,

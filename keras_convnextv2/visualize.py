@@ -270,7 +270,7 @@ def detections(pictures, found, classes, truths=None, path=None, threshold=0.3):
         pictures: arrays (H, W, 1 or 3) of any sizes, 0..255.
         found: of each what `kc.detection.predict` returns: "boxes" (n, 4), "scores" (n,), "classes" (n,), and "masks"
             (n, H, W) bool where there are.
-        classes: their names, in the order of their numbers, or how many.
+        classes: their names, in the order of their numbers; or how many, or None: the numbers themselves.
         truths: of each the same without scores, or None.
         path: where to write a PNG.
         threshold: detections of lower scores are not drawn.
@@ -287,6 +287,8 @@ def detections(pictures, found, classes, truths=None, path=None, threshold=0.3):
     for name, each in named.items():
         if len(each) != len(pictures):
             raise ValueError(f"{name} must be for each of {len(pictures)} pictures. Received: {len(each)}.")
+    if classes is None:
+        classes = 1 + max((int(k) for each in named.values() for one in each if one for k in one["classes"]), default=0)
     classes = tuple(map(str, range(classes))) if isinstance(classes, int) else classes
     colours = _class_colours(len(classes))
     seen = sorted({int(k) for each in named.values() for one in each if one is not None for k in one["classes"]})

@@ -468,6 +468,7 @@ class Detect(Scenes):
     "epochs after which the rate falls to a tenth; empty: half a cosine to min_lr"
 
     image_size: tuple[int, int] = (1024, 1024)
+    "height, width of the crops"
     resize: tuple[int, ...] = (1024, 1024)
     scale: tuple[float, float] = (0.1, 2.0)
     distort: bool = False
@@ -494,7 +495,8 @@ class Detect(Scenes):
         require_sides("evaluation_resize", self.evaluation_resize)
         falls = self.fall_epochs
         rising = falls == tuple(sorted(set(falls))) and all(0 < epoch < self.epochs for epoch in falls)
-        require(rising, f"fall_epochs must rise within 1 .. {self.epochs - 1}", falls)
+        hint = "Try fall_epochs= for half a cosine."
+        require(rising, f"fall_epochs must rise within 1 .. {self.epochs - 1}", falls, hint)
 
     @property
     def best(self):

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from keras_convnextv2.detection.mask_rcnn import BOX_SIZE, MASK_SIZE, ROI_SHARE
+from keras_convnextv2.detection.proposals import RATIOS
 from training.configs import Detect, Pretrain, Segment
 from training.logs import duration
 from training.optimizers import OPTIMIZERS
@@ -108,10 +110,6 @@ def head_convolutions(config, classes):
     return found
 
 
-ANCHORS, BOX_SIDE, MASK_SIDE = 3, 7, 14  # of a detector: at a position; cells along a side of a region
-MASKED_SHARE = 0.25  # of the regions that are trained on may belong to objects, whose masks are
-
-
 def detector_convolutions(config, classes, regions, masked):
     """Those of a detector's heads, for so many regions whose box is asked for, and whose mask is."""
     blocks, wide = stages(config), config.fpn_dim
@@ -119,11 +117,11 @@ def detector_convolutions(config, classes, regions, masked):
     found = []
     for stage in blocks:
         found += [(1, stage.dim, wide, stage.cells), (3, wide, wide, stage.cells)]
-    found += [(3, wide, config.rpn_dim, levels), (1, config.rpn_dim, 5 * ANCHORS, levels)]
-    found += [(BOX_SIDE, wide, config.box_dim, regions), (1, config.box_dim, config.box_dim, regions)]
+    found += [(3, wide, config.rpn_dim, levels), (1, config.rpn_dim, 5 * len(RATIOS), levels)]
+    found += [(BOX_SIZE, wide, config.box_dim, regions), (1, config.box_dim, config.box_dim, regions)]
     found += [(1, config.box_dim, 5 * classes + 1, regions)]
     if config.masks:
-        before, cells = wide, MASK_SIDE**2 * masked
+        before, cells = wide, MASK_SIZE**2 * masked
         for _ in range(config.mask_convs):
             found.append((3, before, config.mask_dim, cells))
             before = config.mask_dim
@@ -136,7 +134,7 @@ def dense_convolutions(config, classes, training=False):
     if isinstance(config, Segment):
         return head_convolutions(config, classes)
     if training:
-        return detector_convolutions(config, classes, config.roi_samples, int(config.roi_samples * MASKED_SHARE))
+        return detector_convolutions(config, classes, config.roi_samples, int(config.roi_samples * ROI_SHARE))
     return detector_convolutions(config, classes, config.proposals, config.max_detections)
 
 

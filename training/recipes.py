@@ -189,8 +189,15 @@ NARROW = {"fpn_dim": 64, "rpn_dim": 64, "box_dim": 128, "mask_dim": 64, "mask_co
 SMALL_RECIPES |= {
     "detect_photos": Detect(
         **{**NARROW, "size": "atto", "proposals": 300, "rpn_samples": 128, "roi_samples": 128, "batch_size": 8},
-        **{"image_size": (320, 320), "resize": (), "scale": (0.75, 1.5), "evaluation_resize": (), "distort": True},
-        **{"epochs": 60, "warmup_epochs": 3.0, "base_lr": 1.6e-2, "drop_path_rate": 0.1, "ema": 0.9999},
+        **{"image_size": (320, 320), "resize": (640, 480), "evaluation_resize": (640, 480), "scale": (0.75, 1.5)},
+        **{
+            "distort": True,
+            "epochs": 60,
+            "warmup_epochs": 3.0,
+            "base_lr": 1.6e-2,
+            "drop_path_rate": 0.1,
+            "ema": 0.9999,
+        },
         **{"choose": "best", "evaluate_every": 5},
     ),
     "detect_shapes": Detect(

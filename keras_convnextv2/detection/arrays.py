@@ -25,6 +25,11 @@ def _tensor(x):
     return ops.convert_to_tensor(x, dtype=SHORTER.get(str(x.dtype), x.dtype))
 
 
+def count_of(classes):
+    """How many classes a number of them, or their names, are."""
+    return classes if isinstance(classes, int | np.integer) else len(classes)
+
+
 def least(*sizes):
     """The smallest of sizes, each an int or a tensor."""
     if all(isinstance(size, int) for size in sizes):

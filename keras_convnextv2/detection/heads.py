@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_convnextv2.detection.arrays import count_of
 from keras_convnextv2.detection.neck import convolution
 from keras_convnextv2.layers import Dense
 from keras_convnextv2.layers.composite import Composite, plain
@@ -156,8 +157,3 @@ class MaskHead(Composite):
     def get_config(self):
         own = {"classes": self.classes, "dim": self.dim, "convs": self.convs, "channels": self.channels}
         return {**super().get_config(), **own}
-
-
-def count_of(classes):
-    """How many classes a number of them, or their names, are."""
-    return classes if isinstance(classes, int) else len(classes)

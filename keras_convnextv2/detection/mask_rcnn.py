@@ -5,9 +5,9 @@ from keras import ops
 
 from keras_convnextv2.backbone import pyramid
 from keras_convnextv2.detection import losses
-from keras_convnextv2.detection.arrays import vector
+from keras_convnextv2.detection.arrays import count_of, vector
 from keras_convnextv2.detection.boxes import decode, encode, select
-from keras_convnextv2.detection.heads import BoxHead, MaskHead, RPNHead, count_of
+from keras_convnextv2.detection.heads import BoxHead, MaskHead, RPNHead
 from keras_convnextv2.detection.neck import FPN
 from keras_convnextv2.detection.proposals import IGNORED, RATIOS, anchors, assign, proposals_of, sample
 from keras_convnextv2.detection.roi import mask_targets, roi_align
@@ -21,6 +21,7 @@ STDS = (0.1, 0.1, 0.2, 0.2)  # of the box head's changes
 RPN_RULE = {"positive": 0.7, "negative": 0.3, "least": 0.3, "low_quality": True}
 ROI_RULE = {"positive": 0.5, "negative": 0.5, "least": 0.5}
 RPN_SHARE, ROI_SHARE = 0.5, 0.25  # of the samples that may belong to objects
+TARGETS = ("boxes", "classes", "valid", "masks", "mask_boxes")
 SETTINGS = (
     *("masks", "fpn_dim", "rpn_dim", "box_dim", "mask_dim", "mask_convs", "sampling_ratio", "proposals"),
     *("max_detections", "score_threshold", "nms_threshold", "soft_nms", "rpn_samples", "roi_samples", "seed"),
@@ -127,7 +128,10 @@ class MaskRCNN(Portable, keras.Model):
 
     @property
     def heads(self):
-        """The layers beside the backbone."""
+        """The layers beside the backbone.
+
+        The name stands in `.weights.h5` files: Keras finds lists of layers by their attributes.
+        """
         return [head for head in (self.neck, self.rpn_head, self.box_head, self.mask_head) if head]
 
     @property
@@ -159,7 +163,8 @@ class MaskRCNN(Portable, keras.Model):
         """
         images, sizes = self._split(images)
         maps = list(self.maps(images, training=training).values())
-        return self._all_losses(maps, sizes, targets, proposals)
+        objects = _objects(targets, images.shape[1:3], self.masks)
+        return self._all_losses(maps, sizes, objects, proposals)
 
     def sample_losses(self, images, targets, training=None):
         """The sum of `losses_of`, (B,)."""
@@ -167,12 +172,14 @@ class MaskRCNN(Portable, keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if "P2" in y_pred:
-            losses = self._all_losses(list(y_pred.values()), self._split(x)[1], y)
+            images, sizes = self._split(x)
+            losses = self._all_losses(list(y_pred.values()), sizes, _objects(y, images.shape[1:3], self.masks))
         else:
             losses = self.losses_of(x, y)
         losses = sum(losses.values())
-        if sample_weight is not None:
-            losses = losses * ops.cast(sample_weight, losses.dtype)
+        if sample_weight is not None:  # Keras hands one over for each of the targets
+            weight = keras.tree.flatten(sample_weight)[0]
+            losses = losses * ops.reshape(ops.cast(weight, losses.dtype), (-1,))
         return ops.mean(losses) + sum(self.losses)
 
     def _split(self, inputs):
@@ -220,8 +227,7 @@ class MaskRCNN(Portable, keras.Model):
 
     # Training
 
-    def _all_losses(self, maps, sizes, targets, proposals=None):
-        objects = _objects(targets, sizes, self.masks)
+    def _all_losses(self, maps, sizes, objects, proposals=None):
         logits, deltas = (list(x) for x in self._asked(maps))
         base = self._anchors(maps)
         found = self._rpn_losses(logits, deltas, base, maps, sizes, objects)
@@ -275,8 +281,7 @@ class MaskRCNN(Portable, keras.Model):
         return sample(assigned, count, share, draws)
 
     def _check(self):
-        count = count_of(self.classes)
-        if count < 1:
+        if not isinstance(self.classes, int | tuple) or count_of(self.classes) < 1:
             raise ValueError(f"classes must be a positive int, or names. Received: {self.classes!r}.")
         whole = ("fpn_dim", "rpn_dim", "box_dim", "mask_dim", "sampling_ratio", "proposals", "max_detections")
         for setting in (*whole, "rpn_samples", "roi_samples"):
@@ -300,19 +305,25 @@ class MaskRCNN(Portable, keras.Model):
         return cls(**{**config, "backbone": backbone})
 
 
-def _objects(targets, sizes, masks):
+def _objects(targets, size, masks):
     """The targets as tensors of the kinds that the losses take; a mask without a region covers all of the picture."""
-    found = {name: ops.convert_to_tensor(x) for name, x in targets.items()}
+    found = {name: ops.convert_to_tensor(x) for name, x in targets.items() if name in TARGETS}
     if lacking := {"boxes", "classes", "valid", *(["masks"] if masks else [])} - set(found):
         raise ValueError(f"targets must have boxes, classes, valid, and masks for masks. Lacking: {sorted(lacking)}.")
     kinds = {"boxes": "float32", "classes": "int32", "valid": "bool"}
     found |= {name: ops.cast(found[name], kind) for name, kind in kinds.items()}
-    if found["boxes"].shape[1] == 0:  # of no picture an object: a place for one, which is none
+    found["valid"] = found["valid"] & ops.all(found["boxes"][..., 2:] > found["boxes"][..., :2], axis=-1)
+    if found["boxes"].shape[1] in (0, None):  # perhaps of no picture an object: a place for one, which is none
         found = {name: ops.pad(x, [(0, 0), (0, 1), *[(0, 0)] * (len(x.shape) - 2)]) for name, x in found.items()}
     last = least_length(found["valid"])
     found = {name: x[:, :last] for name, x in found.items()}
+    if masks:
+        found["masks"] = ops.cast(found["masks"], "float32") > 0  # of bits, of 0 and 1 or of 0 and 255
     if masks and "mask_boxes" not in found:
         height, width = ops.shape(found["masks"])[2:]
+        if None not in (*size, *found["masks"].shape[2:]) and tuple(found["masks"].shape[2:]) != tuple(size):
+            rule = f"masks without mask_boxes must have the size of the images, {tuple(size)}"
+            raise ValueError(f"{rule}. Received: {tuple(found['masks'].shape[2:])}.")
         whole = vector((0, 0, width, height), "float32")
         found["mask_boxes"] = ops.zeros_like(found["boxes"]) + whole
     return found

@@ -5,6 +5,8 @@ import io
 
 import numpy as np
 
+from keras_convnextv2.detection.arrays import count_of
+
 # What a picture's dict must hold beside its boxes, and what stands for the rest where it is not there.
 REQUIRED = {"truths": {"classes": "int64"}, "detections": {"scores": "float64", "classes": "int64"}}
 OPTIONAL = {"truths": {"difficult": False, "crowd": False, "area": np.nan}, "detections": {}}
@@ -56,7 +58,7 @@ def voc_average_precision(truths, detections, classes, iou=0.5, points=11, plus_
     """
     if points not in AVERAGES:
         raise ValueError(f"points must be one of {list(AVERAGES)}. Received: {points!r}.")
-    count = _count(classes)
+    count = count_of(classes)
     truths, detections = _read(truths, detections, count)
     objects = np.zeros(count, "int64")  # that count
     verdicts = [[NO_VERDICT] for _ in range(count)]  # of each class (scores, right, wrong) a picture
@@ -104,7 +106,7 @@ def coco_metrics(truths, detections, classes, kind="bbox", max_detections=100):
     if kind not in ("bbox", "segm"):
         raise ValueError(f"kind must be 'bbox' or 'segm'. Received: {kind!r}.")
     tools = _pycocotools()
-    count = _count(classes)
+    count = count_of(classes)
     truths, detections = _read(truths, detections, count)
     sizes = [tuple(np.array(truth.get("size", ()), int).tolist()) for truth in truths]
     sides = {"truths": truths, "detections": detections}
@@ -117,10 +119,6 @@ def coco_metrics(truths, detections, classes, kind="bbox", max_detections=100):
     found = {name: _coco_number(evaluation, max_detections, *row) for name, row in COCO_NUMBERS.items()}
     per_class = [_coco_number(evaluation, max_detections, *COCO_NUMBERS["ap"], k) for k in range(count)]
     return {**found, "ap_per_class": per_class}
-
-
-def _count(classes):
-    return classes if isinstance(classes, (int, np.integer)) else len(classes)
 
 
 def _read(truths, detections, count):

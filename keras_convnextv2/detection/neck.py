@@ -48,7 +48,7 @@ class FPN(Composite):
     def compute_output_shape(self, input_shape):
         shapes = [(*shape[:-1], self.dim) for shape in input_shape]
         batch, height, width, _ = shapes[-1]
-        return [*shapes, (batch, -(-height // 2), -(-width // 2), self.dim)]
+        return [*shapes, (batch, *(side and -(-side // 2) for side in (height, width)), self.dim)]
 
     def get_config(self):
         return {**super().get_config(), "dims": self.dims, "dim": self.dim}

@@ -4,13 +4,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_convnextv2.detection.boxes import suppress
+from keras_convnextv2.detection.boxes import TINY
 from keras_convnextv2.detection.roi import paste
 from keras_convnextv2.pictures import require_picture, resized, scaled_size, starts, windows_of
 from keras_convnextv2.weights.channels import statistics
 
 AT_ONCE = 8  # masks that are put into a picture together: they have its size
-ROUND_TO = 256  # the number of detections of all tiles, so that few programs are compiled for merging them
 
 
 def predict(
@@ -33,7 +32,8 @@ def predict(
         size: (long, short): the picture is first brought to the largest size with no longer sides, as the protocol of
             COCO does with (1333, 800); None: it stays.
         keep_ratio: False: it is brought to exactly `size`, which is then (height, width).
-        window: side of tiles that a large scene is looked at by, or (height, width); None takes it as a whole.
+        window: side of tiles that a large scene is looked at by, or (height, width); None takes it as a whole, with a
+            model of one size by tiles of that size.
         stride: between tiles, or (down, across); two thirds of the window by default.
         merge: overlap above which the worse of two detections of a class from different tiles goes; by default the
             model's `nms_threshold`.
@@ -46,6 +46,12 @@ def predict(
         ValueError: no picture of one, a stride that leaves gaps.
     """
     picture = require_picture(picture)
+    *fixed, channels = model.backbone.input_shape[1:]
+    if picture.shape[2] != channels:
+        raise ValueError(f"picture must have {channels} channels. Received: shape {picture.shape}.")
+    if not (size is None and keep_ratio) and len(np.shape(size)) != 1:
+        raise ValueError(f"size must be two sides, or none with keep_ratio=True. Received: {size!r}.")
+    window = tuple(fixed) if window is None and None not in fixed else window
     given, window = picture.shape[:2], windows_of(window, stride)
     picture = resized(picture, scaled_size(given, size, 1.0) if keep_ratio else tuple(size))
     tiles = list(_tiles(picture.shape[:2], *window))
@@ -98,17 +104,24 @@ def filled_up(model, picture, size):
 
 
 def _merged(found, overlap):
-    """The detections of all tiles without those that a better one of the same class overlaps, the best first."""
-    count = len(found["scores"])
-    more = -count % ROUND_TO
-    boxes, scores, classes = (
-        np.pad(found[name], [(0, more)] + [(0, 0)] * (found[name].ndim - 1)) for name in ("boxes", "scores", "classes")
-    )
-    valid = np.arange(count + more) < count
-    stays = suppress(boxes[None], scores[None], overlap, valid=valid[None], groups=classes[None])
-    order = np.argsort(-found["scores"], kind="stable")
-    order = order[ops.convert_to_numpy(stays)[0][order]]
-    return {name: x[order] for name, x in found.items()}
+    """The detections of all tiles without those that a better one of the same class overlaps, the best first.
+
+    One after the other: of a large scene there are too many for an array of all pairs.
+    """
+    order, stays = np.argsort(-found["scores"], kind="stable"), []
+    while len(order):
+        best, order = order[0], order[1:]
+        stays.append(best)
+        shared = _shared(found["boxes"][best], found["boxes"][order])
+        order = order[(shared <= overlap) | (found["classes"][order] != found["classes"][best])]
+    return {name: x[stays] for name, x in found.items()}
+
+
+def _shared(box, boxes):
+    """(n,): the intersections of a box with others as shares of their unions."""
+    sides = np.maximum(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0)
+    common, own, theirs = sides.prod(1), (box[2:] - box[:2]).prod(), (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    return common / np.maximum(own + theirs - common, TINY)
 
 
 def _pasted(masks, boxes, size, threshold):

@@ -342,9 +342,64 @@ def test_bad_settings(options, message):
 
 def test_bad_targets():
     model, (images, targets) = small(), drawn()
+    with pytest.raises(ValueError, match=r"must have the size of the images, \(32, 48\). Received: \(16, 24\)"):
+        model.losses_of(images, {**targets, "masks": targets["masks"][:, :, ::2, ::2]})
     del targets["masks"]
     with pytest.raises(ValueError, match=r"Lacking: \['masks'\]"):
         model.losses_of(images, targets)
+
+
+def test_odd_targets():
+    """No object at all, an empty box among others, bits of 255, keys of the user's own."""
+    model, (images, targets) = small(), drawn()
+    nothing = {name: x[:, :0] for name, x in targets.items()}
+    empty = {**targets, "boxes": targets["boxes"].copy(), "valid": targets["valid"].copy()}
+    empty["boxes"][0, 0] = [10, 10, 10, 20]
+    empty["valid"][0, 0] = False
+    odd = {**empty, "valid": targets["valid"], "masks": 255 * targets["masks"], "ids": np.arange(2)}
+
+    def losses(given):
+        model.seeds.state.assign(np.zeros((2,), "int32"))
+        return {name: to_numpy(x) for name, x in model.losses_of(images, given).items()}
+
+    assert all(np.isfinite(x).all() for x in losses(nothing).values())
+    for (name, ours), theirs in zip(losses(odd).items(), losses(empty).values(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends know every size")
+def test_a_padded_batch_without_objects_on_tensorflow():
+    import tensorflow as tf
+
+    model, (images, targets) = small(masks=False), drawn()
+    model.compile(keras.optimizers.SGD(0.0))
+    rows = [{name: x[n, :0] for name, x in targets.items() if name != "masks"} for n in range(2)]
+    kinds = {name: tf.TensorSpec((None, *x.shape[1:]), x.dtype) for name, x in rows[0].items()}
+    signature = (tf.TensorSpec(images.shape[1:], "float32"), kinds)
+    data = tf.data.Dataset.from_generator(lambda: zip(images, rows, strict=True), output_signature=signature)
+    assert np.isfinite(model.fit(data.padded_batch(2), verbose=0).history["loss"]).all()
+
+
+def test_weights_of_samples_and_a_summary():
+    model, (images, targets) = small(masks=False), drawn()
+    model.compile(keras.optimizers.SGD(0.0))
+    options = {"batch_size": 2, "verbose": 0}
+    assert model.fit(images, targets, sample_weight=np.zeros(2), **options).history["loss"] == [0.0]
+    lines = []
+    model.summary(print_fn=lambda line, **_: lines.append(line))
+    assert any("rpn_head" in line for line in lines)
+
+
+def test_a_model_of_one_size_looks_by_tiles_of_it():
+    network = kc.ConvNeXtV2((1, 1), (8, 12), include_top=False, input_shape=(32, 32, 3))
+    model = kc.MaskRCNN(network, 2, **SMALL, score_threshold=0.0)
+    for size in ((20, 30), (40, 50)):
+        found = kc.detection.predict(model, np.zeros((*size, 3), "uint8"))
+        assert found["masks"].shape[1:] == size
+    with pytest.raises(ValueError, match=r"picture must have 3 channels. Received: shape \(20, 30, 1\)"):
+        kc.detection.predict(model, np.zeros((20, 30, 1)))
+    with pytest.raises(ValueError, match="size must be two sides, .* Received: 64"):
+        kc.detection.predict(model, np.zeros((20, 30, 3)), size=64)
 
 
 @pytest.mark.slow

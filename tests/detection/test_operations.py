@@ -6,7 +6,8 @@ import pytest
 from keras import ops
 
 from keras_convnextv2.detection import boxes as b
-from keras_convnextv2.detection import proposals, roi
+from keras_convnextv2.detection import proposals, roi, tiling
+from keras_convnextv2.pictures import resized, scaled_size
 from tests.gradients import gradients_of
 
 STDS = (0.1, 0.1, 0.2, 0.2)
@@ -171,3 +172,27 @@ def test_samples():
         )
         counts[chosen[0][positive[0]]] += 1
     assert counts[[0, 1, 6]].sum() == 300 and counts[[0, 1, 6]].min() > 70
+
+
+def test_sizes_of_pictures(expected):
+    for limits in ((1333, 800), (1024, 1024), (512, 512)):
+        for have, want in zip(expected["size_hw_in"], expected["size_hw_{}_{}".format(*limits)], strict=True):
+            assert scaled_size(tuple(have), limits, 1.0) == tuple(want)
+
+
+def test_a_picture_is_resized_as_by_the_reference(expected):
+    given = expected["pre_image_bgr"]
+    for name in ("pre_resized_bgr", "pre_shrunk_bgr"):
+        found = resized(given, expected[name].shape[:2])
+        assert found.dtype == np.uint8 and abs(found.astype(int) - expected[name]).max() <= 1  # it rounds in 11 bits
+
+
+def test_tiles_are_merged_as_one_suppression_would():
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 40, (200, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(2, 20, (200, 2))], 1).astype("float32")
+    found = {"boxes": boxes, "scores": rng.random(200).astype("float32"), "classes": rng.integers(0, 3, 200)}
+    merged = tiling._merged(found, 0.3)
+    stays = b.suppress(boxes[None], found["scores"][None], 0.3, groups=found["classes"][None].astype("int32"))
+    assert sorted(merged["scores"]) == sorted(found["scores"][to_numpy(stays)[0]])
+    assert (np.diff(merged["scores"]) <= 0).all() and 10 < len(merged["scores"]) < 200

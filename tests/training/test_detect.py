@@ -12,7 +12,7 @@ import keras_convnextv2 as kc
 from keras_convnextv2.layers.network import variables_of
 from training import detect, evaluate, predict
 from training.configs import Detect
-from training.data import open_objects
+from training.data import Objects, PictureSource, open_objects
 from training.evaluate import Evaluate
 from training.evaluation.detection import look_of, numbers, results
 from training.optimizers import detect_rules, learning_rate, matched
@@ -89,6 +89,18 @@ def test_a_trained_detector_is_evaluated_and_predicts(detected, tmp_path):
     assert len(rows) == seen["detections"] + 1 and rows[-1]["error"] and not rows[-1]["class"]
     with pytest.raises(ValueError, match="model must be a classifier. Received: .*, a detector"):
         open_trained(str(folder)).classifier()
+
+
+def test_a_model_with_masks_is_compared_by_boxes_where_there_are_no_others(detected):
+    model = keras.models.load_model(detected[0] / "model.keras")
+    box = np.array([[2, 3, 20, 30]], "float32")
+    one, no = np.ones(1, "int32"), np.zeros(1, bool)
+    given = [Objects(box, one, no, no, one), Objects(box, one, ~no, no, one)]
+    source = PictureSource("boxes", lambda n: (np.zeros((32, 40, 3), "uint8"), given[n]), 2, channels=3, labelled=True)
+    truths, found = results(model, source, look_of(dataclasses.asdict(CONFIG)))
+    assert "masks" not in truths[0] and "masks" not in found[0]
+    assert truths[1]["crowd"].all()  # a difficult object counts neither way
+    assert set(numbers(truths, found, kc.class_names(model))) == {"box_ap", "box_ap50", "box_ap75", "ap07"}
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="trains on one device")

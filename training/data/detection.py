@@ -1,11 +1,11 @@
-"""What training does to a photo and its objects together, and evaluation to a photo."""
+"""What training does to a photo and its objects together."""
 
 import dataclasses
 
 import numpy as np
 from PIL import Image
 
-from training.data.decode import as_array, as_image
+from training.data.decode import as_array
 from training.data.objects import boxes_of, inside, require_masks
 from training.data.segmentation import cut_out, distorted, filled_up, nearest, place_of, scaled_size
 
@@ -128,23 +128,3 @@ def _between(places, old):
     places = np.clip(places - 0.5, 0, len(old) - 1)
     before = places.astype("int64")
     return old[before], old[np.minimum(before + 1, len(old) - 1)], places - before
-
-
-def evaluation_picture(array, resize, divisor=32, *, fill=0, keep_ratio=True):
-    """A photo as it is evaluated: (uint8 picture, (height, width) of the photo in it, factors (x, y) of its size).
-
-    Args:
-        array: uint8 (H, W, C).
-        resize: (long, short), the largest size with no longer sides is taken; with keep_ratio=False (height, width).
-        divisor: both sides of the picture are the next multiples of it, filled up at the right and the bottom.
-        fill: the value, or one a channel, where the photo does not reach.
-    Source:
-        mmdetection, Resize and Pad; it resizes without a filter against aliasing, which Pillow has.
-    """
-    have = array.shape[:2]
-    size = scaled_size(have, resize, 1.0) if keep_ratio else tuple(resize)
-    image = as_image(array)
-    if size != have:
-        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
-    whole = tuple(-(-side // divisor) * divisor for side in size)
-    return filled_up(as_array(image), whole, fill), size, (size[1] / have[1], size[0] / have[0])

@@ -42,15 +42,21 @@ def results(finder, source, look, done=None):
     for index in range(source.count):
         picture, objects = source.opened(index)
         found = found_in(finder, picture.array, **look)
-        truth = {"boxes": objects.boxes, "classes": objects.classes, "difficult": objects.difficult}
-        truth |= {"crowd": objects.crowd, "area": objects.area, "size": picture.size}
-        if "masks" in found:
-            truth["masks"] = [_encoded(mask) for mask in objects.masks(picture.size)]
+        truth = {"boxes": objects.boxes, "classes": objects.classes, "area": objects.area, "size": picture.size}
+        truth["crowd"] = ~objects.trained  # what is not trained on counts neither way
+        masks = objects.masks(picture.size) if "masks" in found else None
+        if masks is None:  # then boxes are compared alone
+            found.pop("masks", None)
+        else:
+            truth["masks"] = [_encoded(mask) for mask in masks]
             found["masks"] = [_encoded(mask) for mask in found["masks"]]
         truths.append(truth)
         detections.append(found)
         if done:
             done(index + 1)
+    if not all("masks" in truth for truth in truths):  # of a picture without objects there are masks, none of them
+        for one in (*truths, *detections):
+            one.pop("masks", None)
     return truths, detections
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from training.data import DetectionAugmentation, open_objects, training_batches
 from training.data.decode import Pixels
-from training.data.detection import cut_boxes, cut_mask, evaluation_picture, pixels_of
+from training.data.detection import cut_boxes, cut_mask, pixels_of
 from training.data.objects import Objects, boxes_of
 from training.data.segmentation import nearest
 
@@ -226,25 +226,6 @@ def test_boxes_are_clipped_to_the_window():
     boxes = np.array([[2, 4, 20, 30], [15, 2, 19, 6]], "float32")
     found = cut_boxes(boxes, (30, 20), (60, 10), (8, 3), (40, 6))
     np.testing.assert_allclose(found, [[0, 0, 6, 40], [4.5, 0, 6, 4]])
-
-
-def test_sizes_of_evaluation_are_those_of_the_reference(oracle):
-    stored = np.load(oracle / "detection" / "det_ops_expected.npz")
-    for limits in ((1333, 800), (1024, 1024), (512, 512)):
-        for have, want in zip(stored["size_hw_in"], stored["size_hw_{}_{}".format(*limits)], strict=True):
-            picture, size, factor = evaluation_picture(np.zeros((*have, 1), "uint8"), limits, fill=3)
-            assert size == tuple(want) and factor == (want[1] / have[1], want[0] / have[0])
-            assert picture.shape == (*(32 * -(-want // 32)), 1)
-            assert (picture[want[0] :] == 3).all() and (picture[:, want[1] :] == 3).all()
-
-
-def test_a_picture_of_evaluation_keeps_its_pixels_where_it_has_the_size():
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 64, 3), "uint8")
-    picture, size, factor = evaluation_picture(pixels, (64, 64))
-    assert picture.shape == (64, 64, 3) and size == (40, 64) and factor == (1, 1)
-    np.testing.assert_array_equal(picture[:40], pixels)
-    squashed, size, factor = evaluation_picture(pixels, (32, 96), keep_ratio=False)
-    assert squashed.shape == (32, 96, 3) and size == (32, 96) and factor == (1.5, 0.8)
 
 
 def test_batches_of_drawn_objects():
