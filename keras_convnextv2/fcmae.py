@@ -22,7 +22,7 @@ from keras_convnextv2.layers.network import (
     stages_of,
     total_stride,
 )
-from keras_convnextv2.portable import Portable
+from keras_convnextv2.portable import AroundBackbone
 
 # What may stand between the pictures and the network: layers that treat each pixel alone and learn nothing.
 PER_PIXEL = (
@@ -38,7 +38,7 @@ TARGET_EPSILON = 1e-6  # inside the root of a patch's deviation (reference model
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
-class FCMAE(Portable, keras.Model):
+class FCMAE(AroundBackbone, keras.Model):
     """Masked autoencoder around a backbone: hide patches, encode the visible ones, predict the hidden ones' pixels.
 
     The encoder is sparse by gathering: it works on the rows of visible patches alone, and only the depthwise
@@ -276,11 +276,6 @@ class FCMAE(Portable, keras.Model):
         config = {name: getattr(self, name) for name in own}
         config |= {"name": self.name, "trainable": self.trainable, "parts": settings_of(self, self.heads)}
         return {**config, "backbone": keras.saving.serialize_keras_object(self.backbone)}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects=custom_objects)
-        return cls(**{**config, "backbone": backbone})
 
 
 def _in_front(backbone):

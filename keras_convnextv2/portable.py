@@ -1,5 +1,7 @@
 """What a saved model says of its optimizer, so that every backend goes on with it."""
 
+import copy
+
 import keras
 
 BACKENDS_OWN = "keras.src.backend."
@@ -23,6 +25,16 @@ class Portable:
         super().compile_from_config(config)
         if fresh and self.optimizer.built:
             self.optimizer = type(self.optimizer).from_config(self.optimizer.get_config())
+
+
+class AroundBackbone(Portable):
+    """A mixin in front of `keras.Model` for what holds a backbone, whose config has the backbone's own."""
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        serialized = copy.deepcopy(config["backbone"])  # Keras empties the config of a functional model
+        backbone = keras.saving.deserialize_keras_object(serialized, custom_objects=custom_objects)
+        return cls(**{**config, "backbone": backbone})
 
 
 def _public(config):

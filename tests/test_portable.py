@@ -80,3 +80,19 @@ def test_an_optimizer_inside_another(tmp_path):
     model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()), "mse")
     config = model.get_compile_config()["optimizer"]
     assert (config["module"], config["config"]["inner_optimizer"]["module"]) == ("keras.optimizers",) * 2
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda network: kc.FCMAE(network, decoder_dim=4),
+        lambda network: kc.UPerNet(network, 3, channels=4),
+        lambda network: kc.MaskRCNN(network, 3, fpn_dim=4, rpn_dim=4, box_dim=4, mask_dim=4),
+    ],
+)
+def test_a_config_can_be_used_twice(around):
+    model = around(kc.ConvNeXtV2((1, 1), (4, 6), include_top=False, input_shape=(32, 32, 3)))
+    config = model.get_config()
+    for _ in range(2):
+        made = type(model).from_config(config)
+        assert [v.path for v in made.weights] == [v.path for v in model.weights]

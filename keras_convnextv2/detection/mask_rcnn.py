@@ -14,7 +14,7 @@ from keras_convnextv2.detection.roi import mask_targets, roi_align
 from keras_convnextv2.kernels.lengths import least_length
 from keras_convnextv2.layers.composite import apply_settings, plain, settings_of
 from keras_convnextv2.layers.network import network_layers, stages_of, total_stride
-from keras_convnextv2.portable import Portable
+from keras_convnextv2.portable import AroundBackbone
 
 BOX_SIZE, MASK_SIZE = 7, 14  # cells along a side of a region; a mask has twice as many positions
 STDS = (0.1, 0.1, 0.2, 0.2)  # of the box head's changes
@@ -29,7 +29,7 @@ SETTINGS = (
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
-class MaskRCNN(Portable, keras.Model):
+class MaskRCNN(AroundBackbone, keras.Model):
     """Mask R-CNN around a ConvNeXt V2; with `masks=False` Faster R-CNN.
 
     Called with images, or {"images", "sizes"}, it returns what it found: {"boxes" (B, N, 4) float32 in pixels of the
@@ -298,11 +298,6 @@ class MaskRCNN(Portable, keras.Model):
         config |= {"name": self.name, "trainable": self.trainable, "parts": settings_of(self, self.heads)}
         config["dtype"] = keras.saving.serialize_keras_object(self.dtype_policy)
         return {**config, "backbone": keras.saving.serialize_keras_object(self.backbone)}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects=custom_objects)
-        return cls(**{**config, "backbone": backbone})
 
 
 def _objects(targets, size, masks):

@@ -6,7 +6,7 @@ from keras import ops
 from keras_convnextv2.backbone import pyramid
 from keras_convnextv2.layers.composite import apply_settings, plain, settings_of
 from keras_convnextv2.layers.network import network_layers, stages_of, total_stride
-from keras_convnextv2.portable import Portable
+from keras_convnextv2.portable import AroundBackbone
 from keras_convnextv2.segmentation.heads import FCNHead, UPerHead
 from keras_convnextv2.segmentation.losses import AVERAGES, pixel_loss
 from keras_convnextv2.segmentation.resampling import resized
@@ -15,7 +15,7 @@ AUXILIARY_WEIGHT = 0.4  # mmsegmentation, configs/_base_/models/upernet_convnext
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
-class UPerNet(Portable, keras.Model):
+class UPerNet(AroundBackbone, keras.Model):
     """UPerNet around a ConvNeXt V2: a class for each pixel.
 
     `fit` takes images with label maps (B, H, W) or (B, H, W, 1); `compile(optimizer)` without a loss trains by the
@@ -162,8 +162,3 @@ class UPerNet(Portable, keras.Model):
         config |= {"name": self.name, "trainable": self.trainable, "parts": settings_of(self, self.heads)}
         config["dtype"] = keras.saving.serialize_keras_object(self.dtype_policy)
         return {**config, "backbone": keras.saving.serialize_keras_object(self.backbone)}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects=custom_objects)
-        return cls(**{**config, "backbone": backbone})
