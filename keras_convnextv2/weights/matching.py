@@ -132,10 +132,9 @@ def open_recognised(path, ema=False, where=None):
     with open_arrays(path, ema) as arrays:
         prefix, beside = "", {}
         while True:
-            if not _describes_heads(_format_of(arrays.shapes), arrays.shapes):
-                reason = "a detector's or segmenter's, beside the network"
-                arrays, apart = _apart(arrays, lambda name: name.startswith(OTHER_HEADS), reason)
-                beside |= {prefix + name: why for name, why in apart.items()}
+            others = _other_heads(_format_of(arrays.shapes), arrays.shapes)
+            arrays, apart = _apart(arrays, others.__contains__, "a detector's or segmenter's, beside the network")
+            beside |= {prefix + name: why for name, why in apart.items()}
             # The names as they are first: some formats have such a prefix of their own.
             table = _format_of(arrays.shapes)
             if table or not (wrapper := _wrapper(arrays.shapes)):
@@ -153,12 +152,18 @@ def _apart(arrays, belongs, reason):
     return (of_names(arrays, rest), found) if rest else (arrays, {})
 
 
-def _describes_heads(table, names):
-    """Whether the format has rows for most of what a segmenter has beside its network."""
-    heads = [name for name in names if name.startswith(OTHER_HEADS)]
-    if not table or not heads or not table.parts & set(DENSE_HEADS):
-        return False
-    return 2 * len(known_names(table, heads)) >= len(heads)
+def _other_heads(table, names):
+    """The names of what a file has beside its network that the format has no rows for.
+
+    It has rows for the heads of a file where it knows their classifier and most of their names. Then what is lacking
+    of them is an error, and only further heads, such as a panoptic one, are left out.
+    """
+    heads = {name for name in names if name.startswith(OTHER_HEADS)}
+    known = known_names(table, heads) if table else []
+    classifies = any(f"{head}/classifier" == row.pair(**index).part for _, row, index in known for head in DENSE_HEADS)
+    if not classifies or 2 * len(known) < len(heads):
+        return heads
+    return {name for name in heads - {name for name, *_ in known} if not name.endswith(COUNTER)}
 
 
 def _wrapper(names):

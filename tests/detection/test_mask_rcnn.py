@@ -313,6 +313,15 @@ def test_a_backbone_alone_and_other_heads(tmp_path, oracle):
     assert not report.untouched and all(name.startswith("roi_head.mask_head.") for name in report.left_out)
     encoder = kc.load_weights(network, path)
     assert not encoder.untouched
+    torch = pytest.importorskip("torch")
+    arrays = torch.load(path, weights_only=True)["state_dict"]
+    torch.save({"state_dict": arrays | {"panoptic_head.conv.weight": torch.ones(2)}}, tmp_path / "panoptic.pth")
+    report = kc.load_weights(faster, tmp_path / "panoptic.pth")
+    assert not report.untouched and "panoptic_head.conv.weight" in report.left_out
+    arrays = {name: x for name, x in arrays.items() if name != "rpn_head.rpn_cls.bias"}
+    torch.save({"state_dict": arrays}, tmp_path / "lacking.pth")
+    with pytest.raises(ValueError, match="missing 'rpn_head.rpn_cls.bias'"):
+        kc.load_weights(faster, tmp_path / "lacking.pth")
 
 
 def test_a_picture_of_any_size(detector, expected):

@@ -153,7 +153,7 @@ def test_feature_maps_of_a_detector_of_mmdetection(oracle):
         kc.ConvNeXtV2((1, 1, 2, 1), (8, 16, 24, 32), include_top=False, include_preprocessing=False), norm=True
     )
     report = kc.load_weights(model, oracle / "detection" / "det_mini_mmdet.pth")
-    assert report.format == "mmdetection" and not report.prefix and not report.untouched
+    assert report.format == "mmdetection Mask R-CNN" and not report.prefix and not report.untouched
     expected = np.load(oracle / "detection" / "det_mini_expected.npz")
     maps = model(expected["image"])
     for n in range(2, 6):
