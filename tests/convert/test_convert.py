@@ -234,7 +234,7 @@ def test_libraries_agree(tmp_path, capsys, form, library):
         (("IN", "out"), ("must be given", "out")),
         (
             ("IN", "out.safetensors"),
-            ("--format (timm, huggingface, official, keras, weights.h5) must be given", "out.s"),
+            ("--format (timm, huggingface, official, mmdetection, keras, weights.h5) must be given", "out.s"),
         ),
         (("IN", "out.pt", "--format", "timm"), ("must fit OUT", "official", "timm")),
         (("IN", "out", "--format", "keras"), ("ends in .keras", "out")),
