@@ -269,6 +269,7 @@ class MaskRCNN(AroundBackbone, keras.Model):
         found = losses.box_losses(logits, deltas, classes, wanted, positive, valid)
         if self.mask_head:
             most = max(1, int(self.roi_samples * ROI_SHARE))  # they stand in front
+            most = least_length(positive[:, :most])
             boxes, object_, classes, positive = (x[:, :most] for x in (boxes, object_, classes, positive))
             logits = self.mask_head(self._features(maps, boxes, MASK_SIZE))
             boxes = ops.where(positive[..., None], boxes, 0.0)  # a background's region could be any size in a mask
