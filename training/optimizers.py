@@ -319,7 +319,7 @@ class DAdaptAdam(RuledOptimizer):
         return sum(total * multiplier for total, multiplier in zip(sums, self.multipliers, strict=True))
 
     def update_step(self, gradient, variable, learning_rate):
-        raise NotImplementedError(
+        raise TypeError(
             f"DAdaptAdam must see the gradients of all weights at once. Received: that of {variable.name!r} alone, as "
             "`fit` gives it. Use the step of `training.steps.make_step`, or AdamW."
         )
