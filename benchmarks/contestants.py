@@ -57,6 +57,7 @@ def keras_step(model, task, batch, side, jit=None):
         many, answers = np.tile(images, (STEPS_OF_FIT, 1, 1, 1)), np.tile(labels, STEPS_OF_FIT)
         step = functools.partial(model.fit, many, answers, batch_size=batch, verbose=0)
         return step, {**keras_versions(), "steps": STEPS_OF_FIT}
+    images, labels = map(keras.ops.convert_to_tensor, (images, labels))  # on the device, as the others have them
     if task == "train":
         return lambda: model.train_on_batch(images, labels), keras_versions()
     return lambda: model.predict_on_batch(images), keras_versions()

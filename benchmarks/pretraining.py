@@ -30,7 +30,7 @@ def fcmae(method, size, batch, side, dtype, mask_ratio=0.6):
     total, count = inner.visible_patches((side, side))
     rng = np.random.default_rng(0)
     visible = np.stack([np.sort(rng.permutation(total)[:count]) for _ in range(batch)]).astype("int32")
-    images, _ = pictures(batch, side)
+    images, visible = map(keras.ops.convert_to_tensor, (pictures(batch, side)[0], visible))
     model = Pretraining(inner)
     optimizer = keras.optimizers.AdamW(1.5e-4, beta_2=0.95)
     optimizer.build(inner.trainable_variables)

@@ -301,7 +301,8 @@ def _is_per_pixel(layer):
 def check_visible(visible, images, grid):
     """`visible` as it came; raises where it can be seen not to be the indices of the patches that stay.
 
-    Values are looked at outside of compiled code and on CPUs: anywhere else it would make the device wait.
+    Values are looked at outside of compiled code. A GPU waits for it there, but an index that is no patch would end in
+    an assertion on the device, after which torch's process is lost.
     """
     total = grid[0] * grid[1]
     shape, kind = tuple(np.shape(visible)), _kind(visible)
@@ -341,8 +342,7 @@ def _seen(visible):
     if isinstance(visible, np.ndarray | list | tuple):
         return np.asarray(visible)
     try:
-        on_cpu = "cpu" in str(visible.device).lower()
-        return ops.convert_to_numpy(visible) if on_cpu else None
+        return ops.convert_to_numpy(visible)
     except Exception:  # each backend has an error of its own for a tensor that is being traced
         return None
 

@@ -152,7 +152,7 @@ def test_a_perfect_prediction_reconstructs_the_picture_and_costs_nothing(monkeyp
     images = ops.convert_to_tensor(pictures())
     visible = model.draw_visible(images)
     target = model._target(model._cut(images))[0]
-    assert float(model.reconstruction_loss(images, target, visible)) == 0
+    assert float(model.reconstruction_loss(images, target, visible)) < 1e-12  # 0 but for rounding
     monkeypatch.setattr(type(model), "__call__", lambda self, inputs, training=None: target)
     np.testing.assert_allclose(model.reconstruct(images, visible), to_numpy(images), rtol=0, atol=1e-2)
 

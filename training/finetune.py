@@ -34,6 +34,7 @@ from training.steps import make_predict
 from training.workdir import MODEL
 
 SPLIT = "train"
+NAMED = 5  # classes in an error
 
 
 def build(config, classes, say):
@@ -108,7 +109,8 @@ def open_labelled(config, data, say):
     options = {"channels": config.channels, "validation_split": config.validation_split, "download": config.download}
     sources = [open_source(data, split, **options) for split in (SPLIT, "test")]
     classes, test_classes = (source.classes for source in sources)
-    require(classes == test_classes, f"training and test pictures must have the same classes {classes}", test_classes)
+    if classes != test_classes:
+        raise ValueError(_differing(*sources))
     given = config.classes
     fits = given in (0, len(classes))
     require(fits, f"classes must be {len(classes)}, those of {sources[0].name}", given, "Leave it out to ask the data.")
@@ -122,6 +124,18 @@ def open_labelled(config, data, say):
     if config.labels_per_class:
         sources[0] = take_per_class(sources[0], config.labels_per_class, config.seed)
     return sources
+
+
+def _differing(source, test):
+    """One line about training and test pictures of different classes, of which there may be thousands."""
+    found = []
+    for one, other in ((source, test), (test, source)):
+        known = set(other.classes)
+        alone = [name for name in one.classes if name not in known]
+        named, more = ", ".join(alone[:NAMED]), len(alone) - NAMED
+        only = f", {named}{f' and {more} more' * (more > 0)} only there" if alone else ""
+        found.append(f"{len(one.classes)} in {one.name}{only}")
+    return f"training and test pictures must have the same classes in the same order. Received: {'; '.join(found)}."
 
 
 def prepare(config, data, say, devices):

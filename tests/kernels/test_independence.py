@@ -62,7 +62,7 @@ def value_and_slope(function, x):
         return compiled(tf.convert_to_tensor(x))
     import torch
 
-    x = torch.from_numpy(x).requires_grad_()
+    x = ops.convert_to_tensor(x).requires_grad_()  # where Keras puts tensors
     y = function(x)
     return y, torch.autograd.grad(y, x, 2 * y.detach())[0]
 

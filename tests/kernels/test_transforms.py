@@ -98,10 +98,8 @@ def gelu_grn(x, gamma, beta):
 
 
 def inputs():
-    import torch
-
     rng = np.random.default_rng(3)
-    return [torch.tensor(rng.normal(size=size), dtype=torch.float32) for size in ((2, 5, 3), 3, 3)]
+    return [ops.convert_to_tensor(rng.normal(size=size), "float32") for size in ((2, 5, 3), 3, 3)]
 
 
 @on_torch
@@ -112,7 +110,7 @@ def test_second_derivatives_are_those_of_the_definition(monkeypatch):
     for form in ("plain", "torch"):
         monkeypatch.setenv(FORM_VARIABLE, form)
         leaves = [a.requires_grad_() for a in inputs()]
-        upstream = torch.linspace(-1, 2, 30).reshape(2, 5, 3).requires_grad_()
+        upstream = ops.reshape(ops.linspace(-1.0, 2.0, 30), (2, 5, 3)).requires_grad_()
         first = torch.autograd.grad(gelu_grn(*leaves), leaves, upstream, create_graph=True)
         second = torch.autograd.grad(sum(g.pow(3).sum() for g in first), [*leaves[:2], upstream])
         found[form] = [*first, *second]
@@ -129,7 +127,7 @@ def test_a_gradient_penalty_trains_the_parameters_that_made_it(monkeypatch):
         monkeypatch.setenv(FORM_VARIABLE, form)
         keras.utils.set_random_seed(1)
         model = mini(classifier_activation=None, drop_path_rate=0.0)
-        x = torch.tensor(pictures()).requires_grad_()
+        x = ops.convert_to_tensor(pictures()).requires_grad_()
         (slope,) = torch.autograd.grad(model(x, training=True).square().sum(), x, create_graph=True)
         weights = [v.value for v in model.trainable_variables]
         found[form] = torch.autograd.grad(slope.square().sum(), weights, allow_unused=True)
@@ -163,7 +161,7 @@ def test_gradients_of_each_sample_by_vmap():
     import torch
 
     model = mini(classifier_activation=None, drop_path_rate=0.0)
-    images = torch.tensor(pictures())
+    images = ops.convert_to_tensor(pictures())
 
     def one(image):
         return model(image[None], training=False).square().sum()

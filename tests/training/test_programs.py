@@ -23,6 +23,7 @@ from training import run as run_module
 from training.configs import Finetune, Pretrain
 from training.data import (
     ColorJitter,
+    PictureSource,
     RandAugment,
     UnreadableImage,
     evaluation_batches,
@@ -291,6 +292,21 @@ def test_what_is_odd_about_the_classes_is_said(tmp_path):
     shutil.rmtree(tmp_path / "train" / "b")
     finetune.open_labelled(FINETUNE, f"folder:{tmp_path}", say)
     assert lines[1] == "there is one class alone, 'a': every answer will be right"
+
+
+def test_classes_that_differ_are_named_and_not_all_of_them(monkeypatch):
+    def open_source(name, split, **_):
+        classes = [f"c{i}" for i in range(9)] + ["z"] * (split == "train")
+        classes = classes if split == "train" else classes[:2] + ["x"]
+        return PictureSource(f"{name} ({split})", None, 1, channels=3, classes=classes)
+
+    monkeypatch.setattr(finetune, "open_source", open_source)
+    message = (
+        r"must have the same classes in the same order. Received: 10 in tfds:set \(train\), c2, c3, c4, c5, c6 and 3 "
+        r"more only there; 3 in tfds:set \(test\), x only there\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        finetune.open_labelled(FINETUNE, "tfds:set", quiet)
 
 
 def test_smoothed_loss_equals_the_formula():
