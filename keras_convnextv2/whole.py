@@ -123,12 +123,14 @@ def _running(pid):
 
 @contextlib.contextmanager
 def full_disk_named(path):
-    """What fails within it for want of space fails in one line with the path."""
+    """What fails within it for want of space, or without a name, fails in one line with the path."""
     try:
         yield
     except Exception as error:  # each library that writes has its own, and torch's says nothing of a disk
         if _is_of_a_full_disk(error, path.parent):
             raise full_disk(path) from error
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -126,6 +126,14 @@ class Weights:
         path.write_text("saved")
 
 
+def test_another_error_of_the_system_gets_the_path(tmp_path):
+    def limited(part):
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    with pytest.raises(OSError, match="File too large: .*model.pt"):
+        write_whole({tmp_path / "model.pt": limited})
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EOPNOTSUPP])
 def test_room_for_weights_is_asked_for_before_they_are_written(tmp_path, monkeypatch, number):
     asked = []

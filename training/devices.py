@@ -4,9 +4,12 @@ The batch is the global one: each process prepares its rows of it, each device w
 devices makes the gradients those of one device.
 """
 
+import atexit
 import contextlib
 import functools
+import multiprocessing
 import os
+import sys
 
 import keras
 import numpy as np
@@ -54,6 +57,9 @@ class OneDevice:
                 f"process {self.process} cannot go on: another process of this run has ended, or this: {reason}. Start "
                 "all of them again with --resume"
             ) from error
+
+    def fail(self):
+        """Said where this process alone has failed: the others must learn of it, who wait for it."""
 
     def sum(self, numbers):
         """The sums over all processes of an array; each of them must ask."""
@@ -143,6 +149,10 @@ class Mesh(OneDevice):
 
         return jax.tree.map(lambda value: jax.make_array_from_process_local_data(self.parted, value), rows)
 
+    def fail(self):
+        if self.processes > 1:
+            atexit.register(_end_at_once)
+
     def own(self, rows):
         """The rows of this process of a global array, as numpy."""
         shards = sorted(rows.addressable_shards, key=lambda shard: shard.index[0].start or 0)
@@ -157,6 +167,15 @@ class Mesh(OneDevice):
         # gathered as bytes: JAX would make float32 of them
         gathered = multihost_utils.process_allgather(np.frombuffer(numbers.tobytes(), "uint8"))
         return np.frombuffer(np.asarray(gathered).tobytes(), "float64").reshape(-1, *numbers.shape).sum(0)
+
+
+def _end_at_once():
+    """JAX would wait for the others for minutes, and then end them without a word; a lost connection they can name."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def open_devices(config, say):

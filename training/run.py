@@ -14,7 +14,7 @@ from training.data import training_batches
 from training.devices import open_devices
 from training.fields import require
 from training.logs import Log, Terminal, in_words
-from training.loop import Plan, train
+from training.loop import Plan, Stopped, train
 from training.optimizers import OPTIMIZERS, addressed
 from training.steps import make_step
 from training.workdir import RECIPE, RESULTS, Workdir, read_record
@@ -64,7 +64,16 @@ def run(prepare, config, workdir, data, resume=False, say=None):
     """
     say = Terminal() if say is None else say
     devices = open_devices(config, say)
-    say = say if devices.chief else _silent
+    try:
+        return _run(devices, prepare, config, workdir, data, resume, say if devices.chief else _silent)
+    except Stopped:  # so do the other processes, after the same step
+        raise
+    except Exception:
+        devices.fail()
+        raise
+
+
+def _run(devices, prepare, config, workdir, data, resume, say):
     folder = Workdir(workdir, type(config).__name__.lower(), config, data, resume, devices.chief)
     seed_initial_weights(config.seed)
     with devices.scope():
@@ -72,7 +81,7 @@ def run(prepare, config, workdir, data, resume=False, say=None):
     plan = Plan.of(config, task.source.count)  # refuses too large a batch before the folder is taken
     with folder, devices.naming_a_lost_process():
         devices.require_same("recipe and data", folder.fingerprint)
-        results = _run(config, task, plan, folder, devices, resume, say)
+        results = _results(config, task, plan, folder, devices, resume, say)
         devices.sum(0)  # nobody leaves before the chief has written everything
         return results if devices.chief else {}
 
@@ -99,7 +108,7 @@ def _silent(text, progress=False):
     """In place of `say` where another process says it."""
 
 
-def _run(config, task, plan, folder, devices, resume, say):
+def _results(config, task, plan, folder, devices, resume, say):
     decay = averaging(config.ema, plan.total_steps)
     with devices.scope():
         step = make_step_of(config, task, decay, devices)

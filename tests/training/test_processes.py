@@ -21,6 +21,12 @@ TINY = ["depths=1,1", "dims=8,12", "stem_patch_size=2", "image_size=16,16", "bat
 TINY += ["accumulation=2", "clip_norm=0.5", "log_every=2", "steps=20", "workers=1", "warmup_epochs=0"]
 TINY += ["drop_path_rate=0", "evaluation_batch_size=11"]
 STEPS = {"weights", "first", "second", "average"}
+# Runs a command whose files cannot become larger than this: a full disk, for whoever writes.
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def command(folder, resume=False, **changes):
@@ -83,21 +89,36 @@ def test_two_processes_do_what_one_does(alone, tmp_path):
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 
-def test_a_killed_process_ends_the_other_and_one_alone_goes_on(alone, tmp_path):
-    folder = tmp_path / "run"
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_other_and_one_alone_goes_on(alone, tmp_path, killed):
+    folder, other = tmp_path / "run", 1 - killed
     processes = started(command(folder, evaluate_every=1))
     for line in processes[0].stdout:
         if line.startswith("evaluation after step 6"):
             break
-    processes[1].send_signal(signal.SIGKILL)
-    _, error = processes[0].communicate(timeout=300)
-    processes[1].communicate()
-    assert processes[0].returncode not in (0, None)
+    processes[killed].send_signal(signal.SIGKILL)
+    _, error = processes[other].communicate(timeout=300)
+    processes[killed].communicate()
+    assert processes[other].returncode not in (0, None)
     assert "another process of this run has ended" in error
     subprocess.run(command(folder, resume=True, evaluate_every=1), check=True, capture_output=True)
     assert_same(state(alone), state(folder))
     rows = [(folder / "train.csv").read_text().splitlines() for folder in (alone, folder)]
     assert [row.split(",")[0] for row in rows[0]] == [row.split(",")[0] for row in rows[1]]
+
+
+def test_a_full_disk_ends_both_with_a_line_each_and_one_alone_goes_on(alone, tmp_path):
+    folder, pipes = tmp_path / "run", {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    words = command(folder)
+    chief = [sys.executable, "-c", LIMITED, *words]
+    pairs = zip((chief, words), environments(), strict=True)
+    processes = [subprocess.Popen(mine, env=environment, **pipes) for mine, environment in pairs]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert all(process.returncode not in (0, None) for process in processes)
+    assert "error: [Errno 27] File too large: " in errors[0] and "step_00000006.npz" in errors[0]
+    assert "another process of this run has ended" in errors[1]
+    subprocess.run(command(folder, resume=True), check=True, capture_output=True)
+    assert_same(state(alone), state(folder))
 
 
 def test_processes_that_disagree_are_told(tmp_path):
