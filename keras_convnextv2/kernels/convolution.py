@@ -25,10 +25,18 @@ def _depthwise_torch(x, kernel, bias):
     import torch.nn.functional as F
 
     # (B, C, H, W) views of (B, H, W, C) memory are torch's channels-last format: no copy, and its fastest route.
-    y = F.conv2d(
-        x.permute(0, 3, 1, 2), kernel.permute(2, 3, 0, 1), bias, padding=kernel.shape[0] // 2, groups=x.shape[-1]
-    )
+    image = x.permute(0, 3, 1, 2)
+    if _slow_gradient(x):
+        image = image.contiguous()
+    y = F.conv2d(image, kernel.permute(2, 3, 0, 1), bias, padding=kernel.shape[0] // 2, groups=x.shape[-1])
     return y.permute(0, 2, 3, 1).contiguous()
+
+
+def _slow_gradient(x):
+    """On CUDA cuDNN's float32 gradient of it in channels-last memory takes 1.7 times that with both copies."""
+    import torch
+
+    return x.is_cuda and x.dtype == torch.float32 and torch.is_grad_enabled()
 
 
 def _depthwise_xla(x, kernel, bias):
