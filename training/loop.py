@@ -132,7 +132,8 @@ class StopRequest:
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # Python hears signals nowhere else
             for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._ask)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a job in the background of a script
+                    self._before[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *_):

@@ -168,6 +168,17 @@ def test_a_signal_saves_and_stops(tmp_path, number):
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_the_caller_ignores_stops_nothing(tmp_path, number):
+    run, before = Run(tmp_path), signal.signal(number, signal.SIG_IGN)  # as nohup does
+    try:
+        run.train(row if os.kill(os.getpid(), number) is None else None for row in batches(8))
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+    assert list(steps(tmp_path / "checkpoints")) == [4, 8]
+
+
 def test_a_resumed_table_has_each_step_once(tmp_path):
     Run(tmp_path).train(batches(8))
     again = Run(tmp_path, first_step=4)
