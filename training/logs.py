@@ -36,12 +36,23 @@ def in_words(numbers):
 
 
 class Terminal:
-    """Says lines; on a terminal a line of progress is written over the one before it."""
+    """Says lines; on a terminal a line of progress is written over the one before it.
+
+    It goes quiet once nobody hears it: the terminal was closed, or the program after a pipe has ended.
+    """
 
     def __init__(self):
-        self._overwrites, self._unfinished = sys.stdout.isatty(), False
+        self._overwrites, self._unfinished, self._heard = sys.stdout.isatty(), False, True
 
     def __call__(self, text, progress=False):
+        if not self._heard:
+            return
+        try:
+            self._print(text, progress)
+        except OSError:
+            self._heard = False
+
+    def _print(self, text, progress):
         if self._unfinished:
             print("\r\x1b[K" if progress else "\n", end="")
         self._unfinished = progress and self._overwrites
@@ -126,7 +137,7 @@ class Log:
         return int(as_number(self._newest["streak"]))
 
     def row(self, step, rate):
-        """Writes the mean over the losses since the last row."""
+        """Writes the mean over the losses since the last row; returns the line to say about it."""
         losses = [as_number(loss) for loss in self._window]
         self._window = []
         norm, skipped = (as_number(self._newest[key]) for key in ("grad_norm", "skipped"))
@@ -141,9 +152,8 @@ class Log:
         width = len(str(self.total_steps))
         text = f"step {step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {rate:.2e}"
         pace = f"  {speed:.0f} images/s  {duration(left)} left" if speed else ""
-        text += pace + (f"  skipped {row['skipped']}" if row["skipped"] else "")
-        self.say(text, progress=step < self.total_steps)
         self._last = (step, time.perf_counter())
+        return text + pace + (f"  skipped {row['skipped']}" if row["skipped"] else "")
 
     def evaluation(self, step, numbers):
         self._evaluation.write({"step": step, **numbers})
