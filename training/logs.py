@@ -65,8 +65,11 @@ class Table:
     def __init__(self, path, first_step, writes=True):
         self._path, self._writes, self.kept = path, writes, []
         if path.exists():
-            with open(path, newline="", encoding="utf-8") as file:
-                self.kept = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) <= first_step]
+            lines = path.read_bytes().splitlines(keepends=True)
+            ended = [
+                line.decode("utf-8") for line in lines if line.endswith(b"\n")
+            ]  # a number can be cut in its middle
+            self.kept = [row for row in csv.DictReader(ended) if _is_whole(row) and int(row["step"]) <= first_step]
             if writes:
                 write_whole({path: self._write_kept})
         self._empty = not self.kept

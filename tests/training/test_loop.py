@@ -152,6 +152,13 @@ def test_a_table_without_its_header_begins_anew(tmp_path):
     assert [int(row["step"]) for row in table(tmp_path / "train.csv")] == [6, 8]
 
 
+def test_a_row_cut_in_its_last_number_does_not_count(tmp_path):
+    (tmp_path / "evaluation.csv").write_bytes(b"step,top_1\r\n4,48.5\r\n8,5")  # of 57.3
+    log = Run(tmp_path, first_step=8).log
+    log.close()
+    assert log.evaluated(8) == {} and log.evaluated(4) == {"top_1": 48.5}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_stops(tmp_path, number):
     run, before = Run(tmp_path), signal.getsignal(number)
