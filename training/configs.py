@@ -105,6 +105,7 @@ class Run:
             require(getattr(self, name) >= 0, f"{name} must be at least 0", getattr(self, name))
         for name in ("max_bad_steps", "stem_patch_size"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        require(self.epsilon > 0, "epsilon must be positive", self.epsilon)
         for name in ("beta_1", "beta_2"):
             require(0 < getattr(self, name) < 1, f"{name} must be in (0, 1)", getattr(self, name))
         rule = f"optimizer must be one of {', '.join(OPTIMIZERS)}"

@@ -36,12 +36,23 @@ def in_words(numbers):
 
 
 class Terminal:
-    """Says lines; on a terminal a line of progress is written over the one before it."""
+    """Says lines; on a terminal a line of progress is written over the one before it.
+
+    It goes quiet once nobody hears it: the terminal was closed, or the program after a pipe has ended.
+    """
 
     def __init__(self):
-        self._overwrites, self._unfinished = sys.stdout.isatty(), False
+        self._overwrites, self._unfinished, self._heard = sys.stdout.isatty(), False, True
 
     def __call__(self, text, progress=False):
+        if not self._heard:
+            return
+        try:
+            self._print(text, progress)
+        except OSError:
+            self._heard = False
+
+    def _print(self, text, progress):
         if self._unfinished:
             print("\r\x1b[K" if progress else "\n", end="")
         self._unfinished = progress and self._overwrites
@@ -54,8 +65,11 @@ class Table:
     def __init__(self, path, first_step, writes=True):
         self._path, self._writes, self.kept = path, writes, []
         if path.exists():
-            with open(path, newline="", encoding="utf-8") as file:
-                self.kept = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) <= first_step]
+            lines = path.read_bytes().splitlines(keepends=True)
+            ended = [
+                line.decode("utf-8") for line in lines if line.endswith(b"\n")
+            ]  # a number can be cut in its middle
+            self.kept = [row for row in csv.DictReader(ended) if _is_whole(row) and int(row["step"]) <= first_step]
             if writes:
                 write_whole({path: self._write_kept})
         self._empty = not self.kept
@@ -126,7 +140,7 @@ class Log:
         return int(as_number(self._newest["streak"]))
 
     def row(self, step, rate):
-        """Writes the mean over the losses since the last row."""
+        """Writes the mean over the losses since the last row; returns the line to say about it."""
         losses = [as_number(loss) for loss in self._window]
         self._window = []
         norm, skipped = (as_number(self._newest[key]) for key in ("grad_norm", "skipped"))
@@ -141,9 +155,8 @@ class Log:
         width = len(str(self.total_steps))
         text = f"step {step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {rate:.2e}"
         pace = f"  {speed:.0f} images/s  {duration(left)} left" if speed else ""
-        text += pace + (f"  skipped {row['skipped']}" if row["skipped"] else "")
-        self.say(text, progress=step < self.total_steps)
         self._last = (step, time.perf_counter())
+        return text + pace + (f"  skipped {row['skipped']}" if row["skipped"] else "")
 
     def evaluation(self, step, numbers):
         self._evaluation.write({"step": step, **numbers})

@@ -68,14 +68,15 @@ def train(plan, step, batches, checkpoints, log, *, first_step=0, evaluate=None)
             asked = _asked(stop, step.devices, row_is_due)
             if row_is_due or asked:
                 streak = log.streak()
-                if row_is_due:
-                    log.row(done, rate)
-                if streak >= plan.max_bad_steps or (streak and last):
-                    raise NotFinite(_bad_news(streak, done, rate, checkpoints))
+                line = log.row(done, rate) if row_is_due else None
                 if (epoch_ends or asked) and not streak:  # finite weights can be ruined: keep those before the streak
                     step.store(state)
                     _save(checkpoints, done, plan, log)
-                if asked and not last:
+                if line:  # after the save: what hears it may have ended by the same signal
+                    log.say(line, progress=not last)
+                if streak >= plan.max_bad_steps or (streak and last):
+                    raise NotFinite(_bad_news(streak, done, rate, checkpoints))
+                if asked and not streak and not last:  # a streak comes to its end first, or to its limit
                     raise Stopped(f"stopped after step {done}. Newest checkpoint: {checkpoints.last()}", asked)
                 if epoch_ends and evaluate is not None:
                     step.store(state)
@@ -117,12 +118,13 @@ def _bad_news(streak, done, rate, checkpoints):
 
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+REPEATED = [getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name)]
 
 
 class StopRequest:
     """Within it, a signal of SIGNALS asks the loop to save and stop after the step; a second one has its usual effect.
 
-    `asked` is its number, 0 before.
+    One of REPEATED never has it: a terminal that closes may send it twice. `asked` is the first number, 0 before.
     """
 
     def __init__(self):
@@ -132,17 +134,17 @@ class StopRequest:
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # Python hears signals nowhere else
             for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._ask)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a job in the background of a script
+                    self._before[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *_):
-        self._restore()
+        self._restore(self._before)
 
     def _ask(self, number, frame):
-        self.asked = int(number)
-        self._restore()
+        self.asked = self.asked or int(number)
+        self._restore(self._before.keys() - REPEATED)
 
-    def _restore(self):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+    def _restore(self, numbers):
+        for number in list(numbers):
+            signal.signal(number, self._before.pop(number))

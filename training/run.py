@@ -17,7 +17,7 @@ from training.logs import Log, Terminal, in_words
 from training.loop import Plan, Stopped, train
 from training.optimizers import OPTIMIZERS, addressed
 from training.steps import make_step
-from training.workdir import RECIPE, RESULTS, Workdir, read_record
+from training.workdir import CHECKPOINTS, RECIPE, RESULTS, Workdir, read_record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ def _results(config, task, plan, folder, devices, resume, say):
     say(_description(config, task, plan, devices))
     if decay != config.ema:
         say(f"average of weights: decay {decay:.4g} for {plan.total_steps} steps, in place of {config.ema}")
-    states = folder.path / "checkpoints"
+    states = folder.path / CHECKPOINTS
     checkpoints = Checkpoints(
         states, step.variables(), meta=folder.meta, count=config.keep_checkpoints, devices=devices
     )

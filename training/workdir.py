@@ -14,11 +14,12 @@ import numpy as np
 
 import keras_convnextv2
 from keras_convnextv2.whole import full_disk_named, write_whole
-from training.checkpoints import MAY_DIFFER, differing
+from training.checkpoints import BEST, MAY_DIFFER, differing, steps
 from training.quiet import without_notes
 
 LOCK = "lock"
 RECIPE = "recipe.json"
+CHECKPOINTS = "checkpoints"
 MODEL = "model.keras"
 RESULTS = "results.json"
 
@@ -55,7 +56,8 @@ class Workdir:
         self._record = {**described, "recipe": dataclasses.asdict(config), "versions": versions()}
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"--workdir must be a folder. Received: {str(path)!r}, which is a file.")
-        (self._check_resumable if resume else self._check_free)()
+        self._check = self._check_resumable if resume else self._check_free
+        self._check()
 
     @property
     def meta(self):
@@ -74,7 +76,12 @@ class Workdir:
         if self.writes:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self.path / LOCK)
-            write_json(self.path / RECIPE, self._record)
+            try:
+                self._check()  # once more: another run may have come and gone since
+                write_json(self.path / RECIPE, self._record)
+            except BaseException:
+                self.__exit__()
+                raise
         return self
 
     def __exit__(self, *_):
@@ -101,6 +108,12 @@ class Workdir:
             raise ValueError(
                 f"--workdir must not hold a run already. Received: {str(self.path)!r}. "
                 "Use --resume to go on with it, or another folder."
+            )
+        states = self.path / CHECKPOINTS
+        if steps(states) or (states / BEST).exists():
+            raise ValueError(
+                f"--workdir must not hold checkpoints of an earlier run. Received: {str(states)!r}, "
+                f"without its {RECIPE}. Remove them, or use another folder."
             )
 
     def _check_resumable(self):

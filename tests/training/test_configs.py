@@ -48,6 +48,11 @@ def test_settings_are_read_as_the_types_of_their_fields():
         ("randaugment=m9", "such as rand-m9-mstd0.5-inc1, or none. Received: 'm9'."),
         ("erasing=25", "erasing must be in [0, 1]. Received: 25.0. Did you mean 0.25?"),
         ("color_jitter=-1", "color_jitter must be at least 0. Received: -1.0."),
+        ("epsilon=0", "epsilon must be positive. Received: 0.0."),
+        ("epsilon=-1", "epsilon must be positive. Received: -1.0."),
+        ("epsilon=nan", "epsilon must be a number. Received: nan."),
+        ("epsilon=inf", "epsilon must be a number. Received: inf."),
+        ("base_lr=inf", "base_lr must be a number. Received: inf."),
         ("dtype=int8", "dtype must be one of float32, mixed_bfloat16, mixed_float16. Received: 'int8'."),
     ],
 )

@@ -1,6 +1,7 @@
 import contextlib
 import csv
 import errno
+import io
 import os
 import signal
 
@@ -151,6 +152,13 @@ def test_a_table_without_its_header_begins_anew(tmp_path):
     assert [int(row["step"]) for row in table(tmp_path / "train.csv")] == [6, 8]
 
 
+def test_a_row_cut_in_its_last_number_does_not_count(tmp_path):
+    (tmp_path / "evaluation.csv").write_bytes(b"step,top_1\r\n4,48.5\r\n8,5")  # of 57.3
+    log = Run(tmp_path, first_step=8).log
+    log.close()
+    assert log.evaluated(8) == {} and log.evaluated(4) == {"top_1": 48.5}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_stops(tmp_path, number):
     run, before = Run(tmp_path), signal.getsignal(number)
@@ -166,6 +174,79 @@ def test_a_signal_saves_and_stops(tmp_path, number):
     assert stopped.value.exit_code == 128 + number
     assert list(steps(tmp_path / "checkpoints")) == [4, 6]
     assert signal.getsignal(number) == before
+
+
+def test_what_was_asked_for_is_saved_before_anything_is_said(tmp_path):
+    run = Run(tmp_path)
+
+    def closed(text, progress=False):
+        if text.startswith("step 4"):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    run.log.say = closed
+    with pytest.raises(BrokenPipeError):
+        run.train(batches(8))
+    assert list(steps(tmp_path / "checkpoints")) == [4]
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), OSError(errno.EIO, "Input/output")])
+def test_a_terminal_that_is_gone_ends_nothing(monkeypatch, error):
+    heard = []
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            heard.append(text)
+            raise error
+
+    monkeypatch.setattr(logs.sys, "stdout", Gone())
+    say = logs.Terminal()
+    say("first step")
+    say("second step")
+    assert heard == ["first step"]
+
+
+def test_a_terminal_that_closes_may_send_its_signal_twice(tmp_path):
+    run = Run(tmp_path)
+    before = signal.signal(signal.SIGHUP, lambda *_: pytest.fail("the second one had its usual effect"))
+    rows = batches(8)
+
+    def closing():
+        for i, row in enumerate(rows):
+            for _ in range(2 if i == 5 else 0):
+                os.kill(os.getpid(), signal.SIGHUP)
+            yield row
+
+    try:
+        with pytest.raises(Stopped):
+            run.train(closing())
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert list(steps(tmp_path / "checkpoints")) == [4, 6]
+
+
+def test_a_signal_in_a_streak_is_followed_by_a_save_when_the_streak_ends(tmp_path):
+    run, rows = Run(tmp_path, total_steps=12, epoch_steps=12), batches(12)
+
+    def asked():
+        for i, row in enumerate(rows):
+            if i == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield bad(row) if i in (5, 6) else row
+
+    with pytest.raises(Stopped, match="stopped after step 8. Newest checkpoint: .*step_00000008"):
+        run.train(asked())
+    assert list(steps(tmp_path / "checkpoints")) == [8]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_the_caller_ignores_stops_nothing(tmp_path, number):
+    run, before = Run(tmp_path), signal.signal(number, signal.SIG_IGN)  # as nohup does
+    try:
+        run.train(row if os.kill(os.getpid(), number) is None else None for row in batches(8))
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+    assert list(steps(tmp_path / "checkpoints")) == [4, 8]
 
 
 def test_a_resumed_table_has_each_step_once(tmp_path):

@@ -156,6 +156,16 @@ def test_a_used_workdir_is_refused_and_untouched(pretrained):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+@pytest.mark.parametrize("name", ["step_00000006.npz", "best.npz"])
+def test_checkpoints_of_an_earlier_run_are_refused_and_untouched(tmp_path, name):
+    left = tmp_path / "run" / "checkpoints" / name
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"earlier")
+    with pytest.raises(ValueError, match="must not hold checkpoints of an earlier run.*checkpoints'.*Remove them"):
+        run(pretrain.prepare, PRETRAIN, str(tmp_path / "run"), DATA, say=quiet)
+    assert left.read_bytes() == b"earlier"
+
+
 def test_two_runs_cannot_share_a_folder(pretrained):
     folder = pretrained[0]
     program = "import sys, time; from training.workdir import _locked; import pathlib; "
@@ -167,6 +177,15 @@ def test_two_runs_cannot_share_a_folder(pretrained):
             run(pretrain.prepare, PRETRAIN, str(folder), DATA, resume=True, say=quiet)
         other.kill()  # what a killed process held is free
     run(pretrain.prepare, PRETRAIN, str(folder), DATA, resume=True, say=quiet)
+
+
+def test_a_folder_that_another_run_took_meanwhile_is_refused(tmp_path):
+    first, second = (workdir.Workdir(tmp_path, "pretrain", PRETRAIN, data, False) for data in (DATA, "shapes:25"))
+    with first:
+        pass
+    with pytest.raises(ValueError, match="must not hold a run already"), second:
+        pass
+    assert json.loads((tmp_path / "recipe.json").read_text())["data"] == DATA
 
 
 def test_a_full_disk_is_one_line_for_the_lock_too(tmp_path, monkeypatch):
