@@ -5,7 +5,7 @@ import collections
 import keras
 import numpy as np
 
-from keras_convnextv2.pictures import require_picture, resized_rows, scaled_size, starts, windows_of
+from keras_convnextv2.pictures import require_picture, resized_rows, scaled_size, slices, starts, windows_of
 
 
 def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,), flip=False, verbose=0):
@@ -13,7 +13,8 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
 
     Windows overlap, and their logits are averaged where they do; probabilities are averaged over scales and mirrored
     pictures. Rows of windows are worked off from top to bottom, and one compiled function serves all windows. Beside
-    the picture the memory is that of the logits of one row of windows: it grows with the width, not with the height.
+    the picture the memory is that of the logits of one row of windows, for each scale and each mirrored picture once
+    more: it grows with the width, not with the height.
 
     Args:
         model: a `UPerNet`, or any model from images (B, H, W, C) to logits (B, H, W, classes).
@@ -81,7 +82,8 @@ def _logits(model, picture, window, stride):
             sums[:, left : left + width] += logits
             counts[:, left : left + width] += 1
         done = following - top  # rows that no further window reaches
-        yield sums[:done] / counts[:done]
+        for part in slices(0, done):
+            yield sums[part] / counts[part]
         for kept in (sums, counts):
             kept[: height - done] = kept[done:].copy()
             kept[height - done :] = 0

@@ -1,5 +1,7 @@
 """Windows, scales and mirrored pictures against the same done by hand on whole arrays."""
 
+import tracemalloc
+
 import keras
 import numpy as np
 import pytest
@@ -125,3 +127,20 @@ def test_a_picture_below_the_total_stride_is_continued_at_its_edges():
     segmenter = kc.UPerNet(kc.ConvNeXtV2((1, 1), (8, 12), include_top=False), 3, channels=8, auxiliary_channels=0)
     assert segmenter.least_side == 8
     assert kc.segmentation.predict(segmenter, picture(5, 20)).shape == (5, 20)
+
+
+def test_memory_is_that_of_a_row_of_windows_whatever_size_the_picture_is_shown_in():
+    class Classes:
+        def predict_on_batch(self, x):
+            return np.repeat(x[..., :1], 100, axis=-1)
+
+    image = picture(600, 160)
+    options = {"window": (32, 64), "size": (300, 80)}
+    tracemalloc.start()
+    try:
+        labels = kc.segmentation.predict(Classes(), image, **options)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    whole = labels.size * 100 * 4
+    assert peak < whole / 3
