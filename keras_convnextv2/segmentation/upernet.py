@@ -94,8 +94,8 @@ class UPerNet(AroundBackbone, keras.Model):
 
     @property
     def least_side(self):
-        """Pixels that a picture must have along each side."""
-        return total_stride(self)
+        """(height, width): pixels that a picture must have, of a backbone of one size that size."""
+        return tuple(side or total_stride(self) for side in self.backbone.inputs[0].shape[1:3])
 
     def call(self, images, training=None):
         logits = self.logits(images, training=training)
