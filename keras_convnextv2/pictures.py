@@ -3,6 +3,7 @@
 import numpy as np
 
 STRIDE = 2 / 3  # of a window: 341 of 512 and 426 of 640 in mmsegmentation's configs
+ROWS = 16  # that are worked off together: with many classes a whole picture of them would be the most of the memory
 
 
 def require_picture(picture):
@@ -58,11 +59,16 @@ def resized_rows(blocks, have, want):
         held = block if held is None else np.concatenate([held, block])
         ready = int(np.searchsorted(high, first + len(held)))
         if ready > done:
-            part = slice(done, ready)
-            yield _mixed(held, 0, low[part] - first, high[part] - first, share[part])
+            for part in slices(done, ready):
+                yield _mixed(held, 0, low[part] - first, high[part] - first, share[part])
             done = ready
             keep = min(low[done] - first, len(held)) if done < len(low) else len(held)  # further rows may still come
             held, first = held[keep:], first + keep
+
+
+def slices(start, stop):
+    """Slices of `ROWS` at most, one behind the other."""
+    return [slice(row, min(row + ROWS, stop)) for row in range(start, stop, ROWS)]
 
 
 def _neighbours(have, want):

@@ -5,7 +5,8 @@ import collections
 import keras
 import numpy as np
 
-from keras_convnextv2.pictures import require_picture, resized_rows, scaled_size, starts, windows_of
+from keras_convnextv2.layers.network import network_of
+from keras_convnextv2.pictures import require_picture, resized_rows, scaled_size, slices, starts, windows_of
 
 
 def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,), flip=False, verbose=0):
@@ -13,12 +14,14 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
 
     Windows overlap, and their logits are averaged where they do; probabilities are averaged over scales and mirrored
     pictures. Rows of windows are worked off from top to bottom, and one compiled function serves all windows. Beside
-    the picture the memory is that of the logits of one row of windows: it grows with the width, not with the height.
+    the picture the memory is that of the logits of one row of windows, for each scale and each mirrored picture once
+    more: it grows with the width, not with the height.
 
     Args:
         model: a `UPerNet`, or any model from images (B, H, W, C) to logits (B, H, W, classes).
         picture: (H, W, C), in the units of the model's images.
-        window: side of the windows, or (height, width); None takes the picture as a whole.
+        window: side of the windows, or (height, width); None takes the picture as a whole. Of a model of one size it is
+            that size.
         stride: between windows, or (down, across); two thirds of the window by default.
         size: (long, short): the picture is first brought to the largest size with no longer sides, as the protocol of
             ADE20K does with (2048, 512); the answer has the size of the picture all the same.
@@ -28,7 +31,7 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
     Returns:
         (H, W), uint8 where there are at most 256 classes, else int32.
     Raises:
-        ValueError: no picture of one, a stride that leaves gaps, no scale.
+        ValueError: no picture of one, a stride that leaves gaps, no scale, a window of another size than the model's.
     Source:
         mmsegmentation, models/segmentors/encoder_decoder.py (slide_inference) and base.py.
     """
@@ -36,9 +39,12 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
     if not scales:
         raise ValueError(f"scales must be one factor at least. Received: {scales!r}.")
     window, stride = windows_of(window, stride)
+    sizes = [scaled_size(picture.shape[:2], size, scale) for scale in scales]
+    for shown in sizes:
+        _require_fit(model, window, shown)
     streams = [
-        _probabilities(model, picture, scaled_size(picture.shape[:2], size, scale), window, stride, mirrored)
-        for scale in scales
+        _probabilities(model, picture, shown, window, stride, mirrored)
+        for shown in sizes
         for mirrored in ((False, True) if flip else (False,))
     ]
     bar = keras.utils.Progbar(picture.shape[0], verbose=verbose, unit_name="row")
@@ -47,6 +53,24 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
         maps.append(np.argmax(sum(rows), axis=-1).astype("uint8" if rows[0].shape[-1] <= 256 else "int32"))
         bar.add(len(maps[-1]))
     return np.concatenate(maps)
+
+
+def _only_size(model):
+    """(height, width) that a model takes alone; None for a side that may have any length."""
+    inputs = getattr(network_of(model), "inputs", None)
+    return tuple(inputs[0].shape[1:3]) if inputs else (None, None)
+
+
+def _require_fit(model, window, size):
+    """A model of one size looks by windows of that size, or at pictures that are not larger."""
+    only = _only_size(model)
+    asked = [have if side is None else side for side, have in zip(window, size, strict=True)]
+    taken = [
+        side is None or (one <= side if None in window else one == side) for one, side in zip(asked, only, strict=True)
+    ]
+    if not all(taken):
+        received = f"None for a picture of {size}" if None in window else f"{window}"
+        raise ValueError(f"window must be {only}, the one size that the model takes. Received: {received}.")
 
 
 def _probabilities(model, picture, size, window, stride, mirrored):
@@ -81,18 +105,20 @@ def _logits(model, picture, window, stride):
             sums[:, left : left + width] += logits
             counts[:, left : left + width] += 1
         done = following - top  # rows that no further window reaches
-        yield sums[:done] / counts[:done]
+        for part in slices(0, done):
+            yield sums[part] / counts[part]
         for kept in (sums, counts):
             kept[: height - done] = kept[done:].copy()
             kept[height - done :] = 0
 
 
 def _answer(model, cut):
-    """The logits of a window; one that is smaller than the network's total stride is continued at its edges."""
-    least = getattr(model, "least_side", 1)
+    """The logits of a window; one that is smaller than what the network takes is continued at its edges."""
+    needed = getattr(model, "least_side", [side or 1 for side in _only_size(model)])
     height, width = cut.shape[:2]
-    if min(height, width) < least:
-        cut = np.pad(cut, [(0, max(0, least - height)), (0, max(0, least - width)), (0, 0)], "edge")
+    missing = [max(0, side - have) for side, have in zip(np.broadcast_to(needed, 2), (height, width), strict=True)]
+    if any(missing):
+        cut = np.pad(cut, [*((0, count) for count in missing), (0, 0)], "edge")
     return np.asarray(model.predict_on_batch(cut[None])[0], "float32")[:height, :width]
 
 

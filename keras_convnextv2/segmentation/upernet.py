@@ -36,7 +36,8 @@ class UPerNet(AroundBackbone, keras.Model):
         average: what the loss is divided by, the number of "all" pixels (mmsegmentation) or of "valid" ones
             (transformers), which are those of what is worked off at once: of a part of a batch, of a replica.
     Raises:
-        ValueError: a backbone without its network, or of one stage.
+        ValueError: a backbone without its network, or of one stage; by the loss: labels of another size than images,
+            a weight for each pixel (`ignore` marks those that do not count).
     Shapes:
         images (B, H, W, C) -> logits (B, H, W, classes) float32
     Units:
@@ -94,8 +95,8 @@ class UPerNet(AroundBackbone, keras.Model):
 
     @property
     def least_side(self):
-        """Pixels that a picture must have along each side."""
-        return total_stride(self)
+        """(height, width): pixels that a picture must have, of a backbone of one size that size."""
+        return tuple(side or total_stride(self) for side in self.backbone.inputs[0].shape[1:3])
 
     def call(self, images, training=None):
         logits = self.logits(images, training=training)
@@ -114,6 +115,7 @@ class UPerNet(AroundBackbone, keras.Model):
 
     def sample_losses(self, images, labels, training=None):
         """The loss of each picture, (B,) float32; its mean is the loss of the batch."""
+        _require_same_size(images, labels)
         return self._weighed(self.logits(images, training=training), labels)
 
     def _weighed(self, logits, labels):
@@ -132,8 +134,13 @@ class UPerNet(AroundBackbone, keras.Model):
                 auxiliary = self._compile_loss(y, resized(logits["auxiliary"], size), sample_weight)
                 loss = loss + AUXILIARY_WEIGHT * auxiliary
             return loss
+        if x is not None:
+            _require_same_size(x, y)
         losses = self._weighed(logits, y)
         if sample_weight is not None:
+            if len(sample_weight.shape) > 1:
+                rule = "sample_weight must be one number a picture, (batch,); pixels that do not count"
+                raise ValueError(f"{rule} have the label {self.ignore}. Received: shape {tuple(sample_weight.shape)}.")
             losses = losses * ops.cast(sample_weight, losses.dtype)
         return ops.mean(losses) + sum(self.losses)
 
@@ -162,3 +169,12 @@ class UPerNet(AroundBackbone, keras.Model):
         config |= {"name": self.name, "trainable": self.trainable, "parts": settings_of(self, self.heads)}
         config["dtype"] = keras.saving.serialize_keras_object(self.dtype_policy)
         return {**config, "backbone": keras.saving.serialize_keras_object(self.backbone)}
+
+
+def _require_same_size(images, labels):
+    """Labels of another size would be taken without a word, since logits are brought to it."""
+    sizes = [tuple(x.shape[1:3]) for x in (images, labels)]
+    same = len(sizes[1]) == 2 and all(None in pair or pair[0] == pair[1] for pair in zip(*sizes, strict=True))
+    if not same:
+        rule = f"labels must have the size of the images, (height, width) = {sizes[0]}"
+        raise ValueError(f"{rule}. Received: shape {tuple(labels.shape)}.")

@@ -1,5 +1,7 @@
 """Windows, scales and mirrored pictures against the same done by hand on whole arrays."""
 
+import tracemalloc
+
 import keras
 import numpy as np
 import pytest
@@ -123,5 +125,54 @@ def test_a_small_photo_by_windows_is_the_photo_as_a_whole():
 
 def test_a_picture_below_the_total_stride_is_continued_at_its_edges():
     segmenter = kc.UPerNet(kc.ConvNeXtV2((1, 1), (8, 12), include_top=False), 3, channels=8, auxiliary_channels=0)
-    assert segmenter.least_side == 8
+    assert segmenter.least_side == (8, 8)
     assert kc.segmentation.predict(segmenter, picture(5, 20)).shape == (5, 20)
+
+
+def test_memory_is_that_of_a_row_of_windows_whatever_size_the_picture_is_shown_in():
+    class Classes:
+        def predict_on_batch(self, x):
+            return np.repeat(x[..., :1], 100, axis=-1)
+
+    image = picture(600, 160)
+    options = {"window": (32, 64), "size": (300, 80)}
+    tracemalloc.start()
+    try:
+        labels = kc.segmentation.predict(Classes(), image, **options)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    whole = labels.size * 100 * 4
+    assert peak < whole / 3
+
+
+def test_a_small_photo_before_a_model_of_one_size_is_continued_at_its_edges():
+    network = kc.ConvNeXtV2((1, 1), (8, 12), include_top=False, input_shape=(32, 48, 3))
+    segmenter = kc.UPerNet(network, 3, channels=8, auxiliary_channels=0)
+    small = picture(20, 40)
+    filled = np.pad(small, [(0, 12), (0, 8), (0, 0)], "edge")
+    expected = ops.convert_to_numpy(segmenter(filled[None]))[0, :20, :40].argmax(-1)
+    functional = keras.Model(network.input, segmenter(network.input))
+    for looks in (segmenter, functional):
+        for window in (None, (32, 48)):
+            np.testing.assert_array_equal(kc.segmentation.predict(looks, small, window=window), expected)
+        narrow = kc.segmentation.predict(looks, picture(70, 40), window=(32, 48), flip=True)
+        assert narrow.shape == (70, 40)
+        with pytest.raises(
+            ValueError, match=r"window must be \(32, 48\), the one .* Received: None for .* \(70, 40\)."
+        ):
+            kc.segmentation.predict(looks, picture(70, 40))
+        with pytest.raises(ValueError, match=r"window must be \(32, 48\), the one .* Received: \(32, 32\)."):
+            kc.segmentation.predict(looks, small, window=32)
+
+
+def test_a_small_photo_before_a_compiled_model_of_one_size():
+    network = kc.ConvNeXtV2((1, 1), (8, 12), include_top=False, input_shape=(32, 48, 3))
+    segmenter = kc.UPerNet(network, 3, channels=8, auxiliary_channels=0)
+
+    class Compiled:  # as the programs': a function that knows no model, and what that model needs
+        predict_on_batch = staticmethod(segmenter.predict_on_batch)
+        least_side = segmenter.least_side
+
+    found = kc.segmentation.predict(Compiled(), picture(70, 40), window=(32, 48))
+    np.testing.assert_array_equal(found, kc.segmentation.predict(segmenter, picture(70, 40), window=(32, 48)))

@@ -207,6 +207,35 @@ def test_a_loss_of_the_users_own_gets_logits_of_full_size():
     assert np.isfinite(found).all()
 
 
+@pytest.mark.parametrize(
+    "labels, weight, message",
+    [
+        ((2, 16, 48), None, r"labels must have the size .* = \(32, 48\). Received: shape \(2, 16, 48\)."),
+        ((2, 32), None, r"labels must have the size .* = \(32, 48\). Received: shape \(2, 32\)."),
+        ((2, 32, 48), (2, 32, 48), r"sample_weight must be one number .* label 255. Received: shape \(2, 32, 48\)."),
+        ((2, 32, 48), (2, 1), r"sample_weight must be one number .* label 255. Received: shape \(2, 1\)."),
+    ],
+)
+def test_labels_and_weights_that_do_not_fit_are_refused(labels, weight, message):
+    model = upernet()
+    model.compile("sgd", run_eagerly=True)
+    weights = {} if weight is None else {"sample_weight": np.ones(weight, "float32")}
+    with pytest.raises(ValueError, match=message):
+        model.evaluate(pictures(), np.zeros(labels, "uint8"), verbose=0, **weights)
+    if weight is None:
+        with pytest.raises(ValueError, match=message):
+            model.sample_losses(pictures(), np.zeros(labels, "uint8"))
+
+
+def test_a_weight_for_each_picture_counts():
+    model = upernet(auxiliary_channels=0)  # evaluate has no auxiliary loss
+    model.compile("sgd")
+    x, y, weights = pictures(), label_maps(), np.array([0.0, 2.0], "float32")
+    found = model.evaluate(x, y, sample_weight=weights, batch_size=2, verbose=0)
+    losses = to_numpy(model.sample_losses(x, y))
+    assert found == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_config_keeps_every_argument_but_synchronized():
     options = {"channels": 8, "pool_scales": (1, 3), "auxiliary_channels": 0, "dropout": 0.2, "ignore": 7}
     model = kc.UPerNet(backbone(), ["a", "b"], **options, average="valid", synchronized=True, name="mine")

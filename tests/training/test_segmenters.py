@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import keras_convnextv2 as kc
+from keras_convnextv2 import visualize
 from keras_convnextv2.layers.network import variables_of
 from training import evaluate, predict
 from training.evaluate import Evaluate
@@ -100,6 +101,21 @@ def test_a_segmenter_writes_label_maps_and_shares(saved, data, tmp_path):
     (bad,) = (row for row in rows if row[-1])
     assert bad[1:5] == [""] * 4 and "bad.png" in bad[-1]
     assert (tmp_path / "out" / "overlays.png").is_file()
+
+
+@pytest.mark.parametrize("sheet, expected", [(0, []), (1, [24]), (2, [24, 40]), (48, [24, 32, 40])])
+def test_the_sheet_has_as_many_pictures_as_asked_for_spread_over_all(
+    saved, data, tmp_path, monkeypatch, sheet, expected
+):
+    widths, draw = [], visualize.segmentation
+
+    def drawn(pictures, *arguments, **options):
+        widths.extend(picture.shape[1] for picture in pictures)
+        return draw(pictures, *arguments, **options)
+
+    monkeypatch.setattr(visualize, "segmentation", drawn)
+    predict.run(Predict(sheet=sheet), saved, f"folder:{data}/val/images", str(tmp_path / "out"), quiet)
+    assert widths == expected
 
 
 def test_a_split_that_label_maps_lack_is_refused(saved, data, tmp_path):
