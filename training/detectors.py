@@ -10,7 +10,7 @@ from training.protocol import every_tenth, protocol
 from training.steps import make_predict
 
 SHOWN = 4  # photos on the sheet
-SPLITS = {"auto": "test", "test": "test", "train": "train"}
+SPLITS = {"auto": "test", "test": "test", "val": "val", "train": "train"}
 NAMED = 3
 DEFAULTS = {"keep_ratio": True, "evaluation_resize": (), "tile": 0}  # for a model that no run of ours has written
 COLUMNS = ("file", "class", "score", "x1", "y1", "x2", "y2")

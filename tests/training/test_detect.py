@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import shutil
 
 import keras
@@ -89,6 +90,24 @@ def test_a_trained_detector_is_evaluated_and_predicts(detected, tmp_path):
     assert len(rows) == seen["detections"] + 1 and rows[-1]["error"] and not rows[-1]["class"]
     with pytest.raises(ValueError, match="model must be a classifier. Received: .*, a detector"):
         open_trained(str(folder)).classifier()
+
+
+def test_each_list_of_a_set_is_measured(detected, tmp_path):
+    names = detected[1]["classes"]
+    categories = [{"id": k, "name": name} for k, name in enumerate(names)]
+    (tmp_path / "annotations").mkdir()
+    for count, split in enumerate(("train", "val", "test"), 1):
+        images = [{"id": k, "file_name": f"{split}{k}.png"} for k in range(count)]
+        for row in images:
+            keras.utils.save_img(tmp_path / row["file_name"], np.zeros((40, 50, 3)), scale=False)
+        data = {"images": images, "annotations": [], "categories": categories}
+        (tmp_path / "annotations" / f"{split}.json").write_text(json.dumps(data))
+    counts = {}
+    for split in ("auto", "test", "val", "train"):
+        config, out = Evaluate(split=split), str(tmp_path / f"out_{split}")
+        measured = evaluate.run(config, str(detected[0]), f"folder:{tmp_path}", out, quiet)
+        counts[split] = measured["protocol"]["photos"]
+    assert counts == {"auto": 3, "test": 3, "val": 2, "train": 1}
 
 
 def test_a_model_with_masks_is_compared_by_boxes_where_there_are_no_others(detected):

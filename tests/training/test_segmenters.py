@@ -102,9 +102,10 @@ def test_a_segmenter_writes_label_maps_and_shares(saved, data, tmp_path):
     assert (tmp_path / "out" / "overlays.png").is_file()
 
 
-def test_a_split_that_label_maps_lack_is_refused(saved, data, tmp_path):
-    with pytest.raises(ValueError, match="split of label maps must be one of auto, test, train. Received: 'all'"):
-        evaluate.run(Evaluate(split="all"), saved, f"folder:{data}", str(tmp_path / "out"), quiet)
+@pytest.mark.parametrize("split", ["all", "val"])
+def test_a_split_that_label_maps_lack_is_refused(saved, data, tmp_path, split):
+    with pytest.raises(ValueError, match=f"split of label maps must be one of auto, test, train. Received: '{split}'"):
+        evaluate.run(Evaluate(split=split), saved, f"folder:{data}", str(tmp_path / "out"), quiet)
 
 
 def test_a_segmenter_is_no_classifier(saved):
