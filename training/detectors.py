@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_convnextv2 import detection, visualize
+from keras_convnextv2.detection.metrics import pycocotools
 from training.data import UnreadableImage, open_objects
 from training.data.decode import open_file, printable
 from training.evaluation.detection import Finder, look_of, numbers, results, twelve
@@ -33,9 +34,11 @@ def evaluate(config, folder, trained, data, say):
 
     Raises:
         ValueError: data without objects, classes that the model does not know.
+        ImportError: without pycocotools.
     """
     if config.split not in SPLITS:
         raise ValueError(f"split of objects must be one of {', '.join(SPLITS)}. Received: {config.split!r}")
+    pycocotools()  # else it would be missed after the last photo
     recipe, model, look = trained.record.get("recipe", {}), trained.model, shown_as(trained)
     names = list(trained.names or map(str, range(model.box_head.count)))
     share = config.validation_split or recipe.get("validation_split", 0.1)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -139,6 +140,17 @@ def test_two_devices_are_two_parts(tmp_path):
     largest = max(abs(value).max() for value in ours.values())
     for key, value in ours.items():
         np.testing.assert_allclose(theirs[key], value, rtol=0, atol=1e-5 * largest, err_msg=key)
+
+
+def test_without_pycocotools_nothing_begins(detected, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
+    said = []
+    say = lambda text, progress=False: said.append(text)  # noqa: E731
+    with pytest.raises(ImportError, match="coco_metrics needs pycocotools: pip install"):
+        detect.prepare(CONFIG, DATA, say, None)
+    with pytest.raises(ImportError, match="coco_metrics needs pycocotools: pip install"):
+        evaluate.run(Evaluate(), str(detected[0]), DATA, str(tmp_path / "out"), say)
+    assert not said
 
 
 def test_rules_give_each_rung_its_rate():
