@@ -8,6 +8,7 @@ import dataclasses
 import keras
 
 import keras_convnextv2 as kc
+from keras_convnextv2.detection.metrics import pycocotools
 from keras_convnextv2.preprocessing import channel_statistics
 from training.configs import Detect
 from training.data import DetectionAugmentation, open_objects, require_objects, require_readable, tiled
@@ -84,6 +85,7 @@ def sample_losses(model, batch):
 
 
 def prepare(config, data, say, devices):
+    pycocotools()  # else the first evaluation would end the run
     source, test = open_sources(config, data)
     require_readable(test, say)
     for checked in (source, test):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_convnextv2 import detection, visualize
+from keras_convnextv2.detection.metrics import pycocotools
 from training.data import UnreadableImage, open_objects
 from training.data.decode import open_file, printable
 from training.evaluation.detection import Finder, look_of, numbers, results, twelve
@@ -10,7 +11,7 @@ from training.protocol import every_tenth, protocol
 from training.steps import make_predict
 
 SHOWN = 4  # photos on the sheet
-SPLITS = {"auto": "test", "test": "test", "train": "train"}
+SPLITS = {"auto": "test", "test": "test", "val": "val", "train": "train"}
 NAMED = 3
 DEFAULTS = {"keep_ratio": True, "evaluation_resize": (), "tile": 0}  # for a model that no run of ours has written
 COLUMNS = ("file", "class", "score", "x1", "y1", "x2", "y2")
@@ -33,9 +34,11 @@ def evaluate(config, folder, trained, data, say):
 
     Raises:
         ValueError: data without objects, classes that the model does not know.
+        ImportError: without pycocotools.
     """
     if config.split not in SPLITS:
         raise ValueError(f"split of objects must be one of {', '.join(SPLITS)}. Received: {config.split!r}")
+    pycocotools()  # else it would be missed after the last photo
     recipe, model, look = trained.record.get("recipe", {}), trained.model, shown_as(trained)
     names = list(trained.names or map(str, range(model.box_head.count)))
     share = config.validation_split or recipe.get("validation_split", 0.1)

@@ -22,7 +22,8 @@ from training.protocol import Look, Results, check_model_channels, every_tenth, 
 from training.steps import make_predict
 from training.trained import open_trained
 
-SPLITS = ("auto", "test", "train", "all")
+SPLITS = ("auto", "test", "val", "train", "all")
+LABELLED = ("auto", "test", "train", "all")  # of pictures with one class each
 VALIDATION_SPLIT = 0.1  # as training has it
 OTHERS = "another class"
 NAMED = 3  # confusions that are said
@@ -33,7 +34,7 @@ class Evaluate(Look):
     """What can be changed with --set."""
 
     split: str = "auto"
-    "test, train, or of a folder without them all; auto: test, but all of such a folder for a published network"
+    "test, train, of objects val, or of a folder without them all; auto: test, but all of it for a published network"
     validation_split: float | None = None
     "share of a folder without train and test that is held out; none: as in the model's run, else 0.1"
     download: bool = False
@@ -80,6 +81,7 @@ def run(config, model, data, workdir, say):
 
 def open_labelled(config, trained, data, say):
     """The source of the pictures to evaluate; says which part of the data it is."""
+    require(config.split in LABELLED, f"split of labelled pictures must be one of {', '.join(LABELLED)}", config.split)
     recorded = trained.record.get("recipe", {}).get("validation_split", VALIDATION_SPLIT)
     share = config.validation_split if config.validation_split is not None else recorded
     kind, _, path = data.partition(":")

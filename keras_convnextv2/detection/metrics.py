@@ -105,7 +105,7 @@ def coco_metrics(truths, detections, classes, kind="bbox", max_detections=100):
     """
     if kind not in ("bbox", "segm"):
         raise ValueError(f"kind must be 'bbox' or 'segm'. Received: {kind!r}.")
-    tools = _pycocotools()
+    tools = pycocotools()
     count = count_of(classes)
     truths, detections = _read(truths, detections, count)
     sizes = [tuple(np.array(truth.get("size", ()), int).tolist()) for truth in truths]
@@ -205,7 +205,8 @@ def _area(recall, precision):
 AVERAGES = {11: _eleven_points, "all": _area}
 
 
-def _pycocotools():
+def pycocotools():
+    """The package with all that COCO's numbers need of it; called early, a program without it ends before it works."""
     try:
         import pycocotools.coco
         import pycocotools.cocoeval

@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import json
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -91,6 +93,24 @@ def test_a_trained_detector_is_evaluated_and_predicts(detected, tmp_path):
         open_trained(str(folder)).classifier()
 
 
+def test_each_list_of_a_set_is_measured(detected, tmp_path):
+    names = detected[1]["classes"]
+    categories = [{"id": k, "name": name} for k, name in enumerate(names)]
+    (tmp_path / "annotations").mkdir()
+    for count, split in enumerate(("train", "val", "test"), 1):
+        images = [{"id": k, "file_name": f"{split}{k}.png"} for k in range(count)]
+        for row in images:
+            keras.utils.save_img(tmp_path / row["file_name"], np.zeros((40, 50, 3)), scale=False)
+        data = {"images": images, "annotations": [], "categories": categories}
+        (tmp_path / "annotations" / f"{split}.json").write_text(json.dumps(data))
+    counts = {}
+    for split in ("auto", "test", "val", "train"):
+        config, out = Evaluate(split=split), str(tmp_path / f"out_{split}")
+        measured = evaluate.run(config, str(detected[0]), f"folder:{tmp_path}", out, quiet)
+        counts[split] = measured["protocol"]["photos"]
+    assert counts == {"auto": 3, "test": 3, "val": 2, "train": 1}
+
+
 def test_a_model_with_masks_is_compared_by_boxes_where_there_are_no_others(detected):
     model = keras.models.load_model(detected[0] / "model.keras")
     box = np.array([[2, 3, 20, 30]], "float32")
@@ -120,6 +140,17 @@ def test_two_devices_are_two_parts(tmp_path):
     largest = max(abs(value).max() for value in ours.values())
     for key, value in ours.items():
         np.testing.assert_allclose(theirs[key], value, rtol=0, atol=1e-5 * largest, err_msg=key)
+
+
+def test_without_pycocotools_nothing_begins(detected, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
+    said = []
+    say = lambda text, progress=False: said.append(text)  # noqa: E731
+    with pytest.raises(ImportError, match="coco_metrics needs pycocotools: pip install"):
+        detect.prepare(CONFIG, DATA, say, None)
+    with pytest.raises(ImportError, match="coco_metrics needs pycocotools: pip install"):
+        evaluate.run(Evaluate(), str(detected[0]), DATA, str(tmp_path / "out"), say)
+    assert not said
 
 
 def test_rules_give_each_rung_its_rate():

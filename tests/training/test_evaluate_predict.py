@@ -95,6 +95,11 @@ def test_a_folder_without_a_split_is_evaluated_where_training_holds_out(saved, t
     assert evaluate.run(Evaluate(split="all"), saved, data, str(tmp_path / "out"), quiet)["protocol"]["images"] == 60
 
 
+def test_labelled_pictures_have_no_val(saved, tmp_path):
+    with pytest.raises(ValueError, match="split of labelled pictures must be one of auto, test, train, all. .*'val'"):
+        evaluate.run(Evaluate(split="val"), saved, "shapes:10", str(tmp_path / "out"), quiet)
+
+
 def test_the_workdir_of_a_run_brings_its_picture_and_its_split(tmp_path):
     by_colour().save(tmp_path / "run.keras")
     (tmp_path / "run").mkdir()
@@ -211,7 +216,7 @@ def encoder(path):
         (["--model", "imagenet"], "'imagenet' exists for several sizes: name one in full"),
         (["--set", "splt=test"], "--set must name a field of the Evaluate config. .*Closest: split"),
         (["--set", "crop_fraction=2"], r"crop_fraction must be in \[0, 1\] or none. Received: 2.0"),
-        (["--set", "split=most"], "split must be one of auto, test, train, all. Received: 'most'"),
+        (["--set", "split=most"], "split must be one of auto, test, val, train, all. Received: 'most'"),
         (["runs/first"], "All arguments are flags. Received: 'runs/first'"),
     ],
 )

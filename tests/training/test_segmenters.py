@@ -118,9 +118,10 @@ def test_the_sheet_has_as_many_pictures_as_asked_for_spread_over_all(
     assert widths == expected
 
 
-def test_a_split_that_label_maps_lack_is_refused(saved, data, tmp_path):
-    with pytest.raises(ValueError, match="split of label maps must be one of auto, test, train. Received: 'all'"):
-        evaluate.run(Evaluate(split="all"), saved, f"folder:{data}", str(tmp_path / "out"), quiet)
+@pytest.mark.parametrize("split", ["all", "val"])
+def test_a_split_that_label_maps_lack_is_refused(saved, data, tmp_path, split):
+    with pytest.raises(ValueError, match=f"split of label maps must be one of auto, test, train. Received: '{split}'"):
+        evaluate.run(Evaluate(split=split), saved, f"folder:{data}", str(tmp_path / "out"), quiet)
 
 
 def test_a_segmenter_is_no_classifier(saved):
