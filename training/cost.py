@@ -9,17 +9,17 @@ from training.logs import duration
 from training.optimizers import OPTIMIZERS
 
 # Peaks in TFLOPS as their makers state them for dense matrices, by dtype. float32 is what the matrix units make of it:
-# TF32 on GPUs, passes of bfloat16 on TPUs; exact float32 is several times slower.
+# TF32 on GPUs, passes of bfloat16 on TPUs, which have no float16; exact float32 is several times slower.
 CHIPS = {
-    "A100": {"float32": 156.0, "mixed_bfloat16": 312.0},
-    "H100": {"float32": 494.0, "mixed_bfloat16": 989.0},
+    "A100": {"float32": 156.0, "mixed_bfloat16": 312.0, "mixed_float16": 312.0},
+    "H100": {"float32": 494.0, "mixed_bfloat16": 989.0, "mixed_float16": 989.0},
     "TPU v4": {"float32": 275.0, "mixed_bfloat16": 275.0},
 }
 # The share of the peak that a run reaches, an assumption. The paper's 800 epochs of Base in 7.7 hours on 256 TPU-v3
 # cores (table 1), of 61.5 TFLOPS each, are 22% when whole pictures are counted.
 UTILISATION = 0.2
 MEMORIES = (16, 40, 80)  # GB of usual devices
-BYTES = {"float32": 4, "mixed_bfloat16": 2}
+BYTES = {"float32": 4, "mixed_bfloat16": 2, "mixed_float16": 2}
 WIDTH = 4  # a block's inner layers are so many times as wide
 
 # Tensors of a block that are alive at the peak of a step, of C and of 4C, fitted to what XLA reports (docs/recipes.md):
@@ -175,7 +175,7 @@ def multiplications(config, classes):
 
 
 def state_bytes(config, classes):
-    """{what: bytes} that a device holds whatever the batch: all in float32, also under mixed_bfloat16."""
+    """{what: bytes} that a device holds whatever the batch: all in float32, also under a mixed dtype."""
     once = 4 * weights(config, classes)
     parts = {"weights": once, "gradients": once * (1 if config.accumulation == 1 else 2)}
     optimizer = OPTIMIZERS[config.optimizer]
@@ -234,8 +234,9 @@ def described(config, images, classes):
     if images is None:
         return lines
     lines.append(f"time = {exaflops(config, images, count):.3g} exaFLOP  # {images:,} pictures; hours:minutes:seconds")
-    chips = ((chip, hours(config, images, count, chip), peaks[config.dtype]) for chip, peaks in CHIPS.items())
-    lines += [f"  {duration(3600 * time)} on one {chip}  # of {peak:g} TFLOPS" for chip, time, peak in chips]
+    for chip in (chip for chip, peaks in CHIPS.items() if config.dtype in peaks):
+        time, peak = hours(config, images, count, chip), CHIPS[chip][config.dtype]
+        lines.append(f"  {duration(3600 * time)} on one {chip}  # of {peak:g} TFLOPS")
     return [*lines, f"  # assumed: {UTILISATION:.0%} of these peaks; this machine was not measured"]
 
 

@@ -9,7 +9,6 @@ the same few labels. It leaves results.json (with the protocol of each number) a
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import shlex
 import statistics
@@ -21,7 +20,7 @@ import numpy as np
 from keras_convnextv2.layers.network import network_layers, stages_of
 from training import finetune
 from training.configs import Finetune
-from training.data import indices_per_class, require_readable
+from training.data import PictureSource, indices_per_class, require_readable
 from training.evaluation.classification import ranks
 from training.evaluation.features import features_of
 from training.evaluation.linear import choose_l2, fit_linear, flat
@@ -98,16 +97,18 @@ def run(config, model, data, workdir, say):
     with folder:
         features = functools.partial(_features, config, trained, encoder, how, data=data, folder=folder, say=say)
         train, test = (features(source=source, split=split) for split, source in sources.items())
-        measuring = measured(config, *train, *test, classes, sources["train"].name, say)
-        tuning = _finetuned(config, trained, model, data, train[1], classes, folder, say)
-        for row in itertools.chain(measuring, tuning):
-            rows.append(row)
-            say(f"  {in_a_line(row)}")
+        recipes = _recipes(config, trained, model, sources["train"], train[1])  # refused before anything is measured
         more = {"source": sources["train"].name, "test_images": sources["test"].count, "classes": list(classes)}
         about = protocol(trained, config, data, **more, features=how)
         results = {"results": rows, "protocol": about, "next": _next_lines(config, trained, model, data, classes)}
-        folder.write_table("results.csv", HEADER, [[row.get(key, "") for key in HEADER] for row in rows])
-        folder.write_results(results)
+        measuring = measured(config, *train, *test, classes, sources["train"].name, say)
+        for each in (measuring, _finetuned(recipes, config.finetune, data, classes, folder, say)):
+            for row in each:
+                rows.append(row)
+                say(f"  {in_a_line(row)}")
+            # once before fine-tuning, which may be stopped
+            folder.write_table("results.csv", HEADER, [[row.get(key, "") for key in HEADER] for row in rows])
+            folder.write_results(results)
     say(f"written: {folder.path}/ results.json results.csv")
     for line in results["next"]:
         say(f"next: {line}")
@@ -201,20 +202,31 @@ def _features(config, trained, encoder, how, source, split, data, folder, say):
     return features, labels
 
 
-def _finetuned(config, trained, model, data, labels, classes, folder, say):
-    """The rows of fine-tuning the whole network with few labels, where a recipe is given."""
+def _recipes(config, trained, model, source, labels):
+    """{n: its configs, one a seed} of fine-tuning the whole network with n labels a class, where a recipe is given."""
     if config.finetune is None:
-        return
-    fewest = int(np.bincount(labels, minlength=len(classes)).min())
-    for n in (n for n in config.shots if n <= fewest):
+        return {}
+    rule = "finetune needs pictures in any order, to take a few of each class"
+    require(isinstance(source, PictureSource), rule, source.name, "Leave finetune out.")
+    counts = np.bincount(labels, minlength=len(source.classes))
+    seeds = range(config.seed, config.seed + config.seeds)
+    return {
+        n: [finetuning(config, trained, model, n, len(counts), seed) for seed in seeds]
+        for n in config.shots
+        if n <= counts.min()
+    }
+
+
+def _finetuned(recipes, name, data, classes, folder, say):
+    """The rows of fine-tuning the whole network with few labels."""
+    for n, configs in recipes.items():
         top_1 = []
-        for seed in range(config.seed, config.seed + config.seeds):
-            recipe = finetuning(config, trained, model, n, len(classes), seed)
-            place = folder.path / f"finetuned_{n}_{seed}"
+        for recipe in configs:
+            place = folder.path / f"finetuned_{n}_{recipe.seed}"
             results = once(finetune.prepare, recipe, place, data, _indented(say))
             top_1.append(results.get("top_1_average", results["top_1"]))
-        weights = "the average of the last ones" if recipe.ema else "the last ones"
-        settings = {"recipe": config.finetune, "batch_size": recipe.batch_size, "weights": weights}
+        weights = "the average of the last ones" if configs[0].ema else "the last ones"
+        settings = {"recipe": name, "batch_size": configs[0].batch_size, "weights": weights}
         yield _summary("fine-tuning", n, n * len(classes), {"top_1": top_1}, settings)
 
 
@@ -223,7 +235,9 @@ def finetuning(config, trained, model, n, classes, seed):
     recipe = find_recipe(config.finetune or FINETUNE_HINT, Finetune)
     changes = {**_network(trained), "init": model, "labels_per_class": n, "seed": seed, "choose": "last"}
     changes |= {"validation_split": config.validation_split, "evaluate_every": 0}
-    changes |= {"batch_size": min(recipe.batch_size, n * classes), "accumulation": 1}
+    batch = min(recipe.batch_size, n * classes)
+    batch -= batch % 2 if recipe.mixes else 0  # they mix in pairs
+    changes |= {"batch_size": batch, "accumulation": 1, "devices": 1, "classes": 0}  # those of the data
     return dataclasses.replace(recipe, **changes)
 
 

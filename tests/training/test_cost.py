@@ -8,7 +8,7 @@ import pytest
 
 from keras_convnextv2.sizes import SIZES
 from training import cost, finetune, pretrain
-from training.configs import Finetune, Pretrain
+from training.configs import DTYPES, Finetune, Pretrain
 from training.optimizers import AdamW, addressed, finetune_rules
 from training.recipes import RECIPES, about
 from training.steps import make_step
@@ -111,6 +111,13 @@ def test_every_recipe_is_described(name):
     lines = cost.described(RECIPES[name], said.images or None, said.classes)
     assert any(line.startswith("pictures at once that fit") for line in lines)
     assert any("this machine was not measured" in line for line in lines) == bool(said.images)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_is_described_for_the_chips_that_have_it(dtype):
+    lines = cost.described(Finetune(size="atto", dtype=dtype), 1_281_167, 1000)
+    chips = [line.split(" on one ")[1].split("  #")[0] for line in lines if " on one " in line]
+    assert chips == ["A100", "H100", "TPU v4"][: 2 if dtype == "mixed_float16" else 3]
 
 
 # MB that a further picture takes at 224, as XLA on a CPU reports them for the plain formulations: the memory of a step

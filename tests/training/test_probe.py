@@ -12,7 +12,7 @@ import keras_convnextv2 as kc
 from tests.training.colours import by_colour, write_colour
 from tests.training.test_evaluate_predict import quiet
 from training import finetune, probe
-from training.data import open_source, take_per_class
+from training.data import StreamSource, open_source, take_per_class
 from training.evaluation.features import features_of
 from training.fields import with_settings
 from training.probe import Probe
@@ -148,6 +148,32 @@ def test_the_whole_network_is_fine_tuned_with_the_same_labels(saved, data, tmp_p
     assert (row["protocol"], row["labels"], row["seeds"]) == ("fine-tuning", 6, 2)
     assert again == row
     assert {path.name for path in (tmp_path / "out").glob("finetuned*")} == {"finetuned_2_0", "finetuned_2_1"}
+
+
+@pytest.mark.parametrize("name", ["finetune_cub", "finetune_22k_base", "finetune_tiny"])
+def test_every_recipe_can_be_fine_tuned_with_any_number_of_labels(saved, name):
+    config = dataclasses.replace(CONFIG, finetune=name)
+    recipe = probe.finetuning(config, open_trained(saved), saved, 1, 5, seed=0)
+    assert (recipe.batch_size, recipe.classes, recipe.devices) == (4 if recipe.mixes else 5, 0, 1)
+
+
+def test_what_was_measured_is_written_before_fine_tuning(saved, data, tmp_path, monkeypatch):
+    def failing(*_):
+        raise ValueError("the recipe does not fit")
+
+    monkeypatch.setattr(probe, "once", failing)
+    config = dataclasses.replace(CONFIG, shots=(1,), finetune="finetune_shapes")
+    with pytest.raises(ValueError, match="the recipe does not fit"):
+        probe.run(config, saved, data, str(tmp_path / "out"), quiet)
+    kept = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert [row["labels_per_class"] for row in kept] == ["all", "all", 1, 1]
+
+
+def test_a_stream_is_not_fine_tuned_which_is_said_before_anything_is_measured(saved):
+    stream = StreamSource("tfds:large", iter, 6, channels=3, classes=("a", "b"), labelled=True)
+    config = dataclasses.replace(CONFIG, finetune="finetune_shapes")
+    with pytest.raises(ValueError, match="finetune needs pictures in any order, .*Received: 'tfds:large'. Leave fine"):
+        probe._recipes(config, open_trained(saved), saved, stream, np.array([0, 0, 1]))
 
 
 @pytest.mark.parametrize(
