@@ -11,9 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
-import shlex
 import statistics
-import sys
 import zipfile
 
 import numpy as np
@@ -26,7 +24,7 @@ from training.evaluation.classification import ranks
 from training.evaluation.features import features_of
 from training.evaluation.linear import choose_l2, fit_linear, flat
 from training.evaluation.neighbours import neighbour_votes
-from training.fields import as_flags, require
+from training.fields import as_flags, command_line, require
 from training.protocol import Look, Results, check_model_channels, every_tenth, launch, picture_in_words, protocol
 from training.recipes import find_recipe
 from training.run import once
@@ -251,9 +249,9 @@ def _next_lines(config, trained, model, data, classes):
     n = max(config.shots)
     recipe = find_recipe(FINETUNE_HINT, Finetune)
     wanted = finetuning(config, trained, model, n, len(classes), config.seed)
-    words = [sys.executable, "-m", "training.finetune", "--recipe", FINETUNE_HINT, "--data", data]
     changes = {name: value for name, value in vars(wanted).items() if value != getattr(recipe, name)}
-    return [shlex.join([*words, "--workdir", f"FOLDER_{n}", *as_flags(changes)])]
+    words = ["--recipe", FINETUNE_HINT, "--data", data, "--workdir", f"FOLDER_{n}"]
+    return [command_line("finetune", *words, *as_flags(changes))]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import random
+import shlex
 from collections.abc import Callable, Mapping
 
 import keras
@@ -123,7 +124,7 @@ def _results(config, task, plan, folder, devices, resume, say):
     numbers = _choose(config, task, step, checkpoints, numbers, say)
     results = {"steps": plan.total_steps, **log.results(), **numbers, **task.facts, "folder": str(folder.path)}
     results |= {what: str(where) for what, where in task.save(folder).items()}
-    results["next"] = [*task.next_lines(results), f"tensorboard --logdir {folder.path / 'tensorboard'}"]
+    results["next"] = [*task.next_lines(results), f"tensorboard --logdir {shlex.quote(str(folder.path / 'tensorboard'))}"]
     folder.write_results(results)
     return results
 

@@ -17,7 +17,7 @@ from keras_convnextv2.weights.hub import HUB, weights_file
 from keras_convnextv2.weights.loading import load_recognised
 from keras_convnextv2.weights.matching import measure, open_recognised
 from keras_convnextv2.weights.presets import UnknownPreset, find_preset
-from training.fields import require
+from training.fields import command_line, require
 from training.quiet import without_notes
 from training.workdir import MODEL, RECIPE, RESULTS, read_record
 
@@ -82,7 +82,7 @@ class Trained:
         Raises:
             ValueError: it has no head.
         """
-        hint = f"python -m training.probe --model {self.name} measures what an encoder has learnt."
+        hint = f"{command_line('probe', '--model', self.name)} measures what an encoder has learnt."
         other = "a segmenter" if self.segments else "a detector" if self.detects else ""
         received = f"{self.name}, {other or 'an encoder without a head'}"
         require(self.outputs, "model must be a classifier", received, "" if other else hint)

@@ -403,11 +403,36 @@ def test_the_next_command_fits_the_pre_training(pretrained, tmp_path):
     command = shlex.split(pretrained[1]["next"][0])
     assert command[:3] == [sys.executable, "-m", "training.finetune"] and f"init={pretrained[0]}" in command
     settings = [word for flag, word in itertools.pairwise(command) if flag == "--set"]
-    recipe = with_settings(RECIPES[command[command.index("--recipe") + 1]], [*settings, "steps=1", "batch_size=8"])
+    recipe = with_settings(RECIPES[command[command.index("--recipe") + 1]], [*settings, "steps=1"])
     assert recipe.network == PRETRAIN.network and recipe.image_size == PRETRAIN.image_size
     assert run(finetune.prepare, recipe, str(tmp_path / "next"), DATA, say=quiet)["steps"] == 1
+    assert shlex.split(pretrained[1]["next"][-1]) == ["tensorboard", "--logdir", str(pretrained[0] / "tensorboard")]
     assert following(RECIPES["pretrain_photos"]) == ("finetune_photos", {})
     assert following(RECIPES["pretrain_shapes"]) == ("finetune_shapes", {})
+
+
+def test_the_command_after_a_pre_training_on_few_pictures_trains(tmp_path):
+    """As printed: a tenth of the 20 pictures is held out, and a folder's name may have a space."""
+    for name in ("cat", "dog"):
+        for number in range(10):
+            write_picture(tmp_path / "my pictures" / name / f"{number}.png", seed=number)
+    data, folder = f"folder:{tmp_path / 'my pictures'}", tmp_path / "the run"
+    results = run(pretrain.prepare, dataclasses.replace(PRETRAIN, steps=1), str(folder), data, say=quiet)
+    words = shlex.split(results["next"][0])
+    values = program.define_flags(flags.FlagValues())
+    assert values(["program", *words[3:], "--set", "steps=1"]) == ["program"]
+    config, data = program._chosen(values, Finetune)
+    assert run(finetune.prepare, config, values.workdir, data, say=quiet)["steps"] == 1
+    assert shlex.split(results["next"][-1])[-1] == str(folder / "tensorboard")
+
+
+def test_the_next_batch_is_neither_above_the_pictures_nor_above_a_lowered_one():
+    photos = RECIPES["pretrain_photos"]
+    assert following(photos, 30) == ("finetune_photos", {"batch_size": 30})
+    assert following(dataclasses.replace(photos, batch_size=8), 30) == ("finetune_photos", {"batch_size": 8})
+    assert following(dataclasses.replace(photos, batch_size=64), 100) == ("finetune_photos", {})
+    assert RECIPES["finetune_base"].mixes  # pairs
+    assert following(RECIPES["fcmae_base"], 31) == ("finetune_base", {"batch_size": 30})
 
 
 def test_a_short_run_has_an_average_that_follows_it():
