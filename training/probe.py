@@ -12,12 +12,12 @@ import hashlib
 import itertools
 import json
 import statistics
-import zipfile
 
 import numpy as np
 
 from keras_convnextv2.layers.network import network_layers, stages_of
 from training import finetune
+from training.checkpoints import DAMAGE
 from training.configs import Finetune
 from training.data import indices_per_class, require_readable
 from training.evaluation.classification import ranks
@@ -190,7 +190,7 @@ def _features(config, trained, encoder, how, source, split, data, folder, say):
             with open(folder.path / name, "rb") as file, np.load(file) as kept:
                 say(f"features of {source.name}: those in {name}")
                 return kept["features"], kept["labels"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, *DAMAGE):
             say(f"{name} is damaged: its features are computed anew")
     predict = make_predict(encoder, jit=config.jit)
     done = every_tenth(say, source.count, f"features of {source.name}")

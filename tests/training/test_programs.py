@@ -34,9 +34,11 @@ from training.data.augmentation import evaluation_picture
 from training.devices import ONE
 from training.fields import with_settings
 from training.recipes import RECIPES, following
-from training.run import averaging, run
+from training.run import averaging, once, run
+from training.trained import open_trained
 
 DATA = "shapes:24"
+RECORD = '{"program": "pretrain", "data": "shapes:24", "recipe": %s}'
 TINY = {
     **{"size": "atto", "depths": (1, 2), "dims": (8, 12), "stem_patch_size": 2, "image_size": (16, 12)},
     **{"batch_size": 8, "epochs": 2, "crop": "none", "base_lr": 0.03, "log_every": 2},
@@ -185,13 +187,28 @@ def test_a_full_disk_is_one_line_for_the_lock_too(tmp_path, monkeypatch):
         run(pretrain.prepare, PRETRAIN, str(tmp_path / "run"), DATA, say=quiet)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "null", '{"program": "pre'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "null", '{"program": "pre', *(RECORD % recipe for recipe in ("null", "{}", "[]", "3"))]
+)
 def test_a_damaged_recipe_is_named(pretrained, tmp_path, content):
     folder = tmp_path / "damaged"
     shutil.copytree(pretrained[0], folder)
     (folder / "recipe.json").write_text(content)
     with pytest.raises(ValueError, match="recipe.json' must hold the recipe of a run. Received: a damaged file"):
         run(pretrain.prepare, PRETRAIN, str(folder), DATA, resume=True, say=quiet)
+    with pytest.raises(ValueError, match="recipe.json' must hold the recipe of a run. Received: a damaged file"):
+        workdir.recorded(folder, Pretrain)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"steps": '])
+def test_damaged_results_are_named(pretrained, tmp_path, content):
+    folder = tmp_path / "damaged"
+    shutil.copytree(pretrained[0], folder)
+    assert once(pretrain.prepare, PRETRAIN, folder, DATA, quiet)["steps"] == 6
+    (folder / "results.json").write_text(content)
+    for read in (lambda: once(pretrain.prepare, PRETRAIN, folder, DATA, quiet), lambda: open_trained(str(folder))):
+        with pytest.raises(ValueError, match="damaged/results.json' must hold the results of a run. Received: a damag"):
+            read()
 
 
 def test_a_run_without_a_whole_checkpoint_begins_again_and_says_so(pretrained, tmp_path):
