@@ -237,6 +237,16 @@ def test_resume_with_another_recipe_names_the_difference(pretrained, changes, da
         )
 
 
+def test_a_run_goes_on_in_smaller_parts(finetuned, tmp_path):
+    folder = tmp_path / "parts"
+    shutil.copytree(finetuned[0], folder)
+    (folder / "checkpoints" / "step_00000006.npz").unlink()
+    smaller = {"accumulation": 2, "evaluation_batch_size": 5, "keep_checkpoints": 1}
+    config = dataclasses.replace(finetuned[1], **smaller)
+    assert run(finetune.prepare, config, str(folder), DATA, resume=True, say=quiet)["steps"] == 6
+    assert [path.name for path in (folder / "checkpoints").glob("step_*")] == ["step_00000006.npz"]
+
+
 def test_resume_by_the_other_program_is_refused(pretrained):
     with pytest.raises(ValueError, match="run's own program, 'pretrain'. Received: 'finetune'"):
         run(finetune.prepare, FINETUNE, str(pretrained[0]), DATA, resume=True, say=quiet)
