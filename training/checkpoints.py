@@ -28,6 +28,9 @@ MAY_DIFFER = (
     "strategy",
     "log_every",
     "choose",
+    "accumulation",  # drop path then draws by other parts
+    "evaluation_batch_size",
+    "keep_checkpoints",
 )  # when a run goes on
 # What a recipe stands for that was written before it had these fields.
 BEFORE = {"optimizer": "adamw"}

@@ -13,6 +13,7 @@ from keras_convnextv2.preprocessing import channel_statistics
 from training.configs import Detect
 from training.data import DetectionAugmentation, open_objects, require_objects, require_readable, tiled
 from training.evaluation.detection import Finder, look_of, numbers, results
+from training.fields import command_line
 from training.finetune import weights_of
 from training.optimizers import detect_rules
 from training.program import launch
@@ -105,9 +106,9 @@ def prepare(config, data, say, devices):
         return {"model": folder.save_model(model)}
 
     def next_lines(results):
-        shown = f"python -m training.predict --model {results['folder']} --data PATH --workdir {results['folder']}_seen"
+        words = ["--model", results["folder"], "--data", "PATH", "--workdir", f"{results['folder']}_seen"]
         return [
-            shown,
+            command_line("predict", *words),
             f"import keras, keras_convnextv2 as kc; model = keras.models.load_model({results['model']!r})",
             "found = kc.detection.predict(model, picture)  # (H, W, C), 0..255 -> boxes, scores, classes, masks",
         ]

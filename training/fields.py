@@ -7,6 +7,8 @@ import functools
 import inspect
 import itertools
 import math
+import shlex
+import sys
 import textwrap
 import types
 import typing
@@ -94,6 +96,11 @@ def as_flags(changes):
     """The words of a command that makes these changes to a recipe: what `with_settings` reads."""
     texts = {key: ",".join(map(str, value)) if isinstance(value, tuple) else value for key, value in changes.items()}
     return [word for key, text in texts.items() for word in ("--set", f"{key}={text}")]
+
+
+def command_line(program, *words):
+    """The line that starts a training program with these words, as a shell reads it."""
+    return shlex.join([sys.executable, "-m", f"training.{program}", *map(str, words)])
 
 
 def with_settings(config, settings):

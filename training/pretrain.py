@@ -6,14 +6,12 @@ Any folder of pictures will do: labels are not used.
 """
 
 import functools
-import shlex
-import sys
 
 import keras_convnextv2 as kc
 from keras_convnextv2.whole import write_weights
 from training.configs import Pretrain
 from training.data import Augmentation, open_source, pretraining_example
-from training.fields import as_flags
+from training.fields import as_flags, command_line
 from training.optimizers import pretrain_rules
 from training.program import launch
 from training.recipes import following
@@ -38,12 +36,11 @@ def sample_losses(fcmae, batch):
 
 
 def _labelled(data):
-    """The same data where they have labels."""
+    """(the same data where they have labels, how many are trained on), else (a word for such data, None)."""
     try:
-        open_source(data, "train")
+        return data, open_source(data, "train", keep=False).count
     except (ValueError, OSError):
-        return "folder:LABELLED_PICTURES"
-    return data
+        return "folder:LABELLED_PICTURES", None
 
 
 def prepare(config, data, say, devices):
@@ -54,10 +51,10 @@ def prepare(config, data, say, devices):
         return {"model": folder.save_model(fcmae.backbone), "weights": folder.write(WEIGHTS, write)}
 
     def next_lines(results):
-        name, settings = following(config)
-        words = [sys.executable, "-m", "training.finetune", "--recipe", name, "--data", _labelled(data)]
-        words += ["--workdir", f"{results['folder']}_finetuned"]
-        return [shlex.join([*words, *as_flags({**settings, "init": results["folder"]})])]
+        labelled, images = _labelled(data)
+        name, settings = following(config, images)
+        words = ["--recipe", name, "--data", labelled, "--workdir", f"{results['folder']}_finetuned"]
+        return [command_line("finetune", *words, *as_flags({**settings, "init": results["folder"]}))]
 
     return Task(
         model=fcmae,

@@ -10,22 +10,20 @@ import dataclasses
 import functools
 import hashlib
 import json
-import shlex
 import statistics
-import sys
-import zipfile
 
 import numpy as np
 
 from keras_convnextv2.layers.network import network_layers, stages_of
 from training import finetune
+from training.checkpoints import DAMAGE
 from training.configs import Finetune
 from training.data import PictureSource, indices_per_class, require_readable
 from training.evaluation.classification import ranks
 from training.evaluation.features import features_of
 from training.evaluation.linear import choose_l2, fit_linear, flat
 from training.evaluation.neighbours import neighbour_votes
-from training.fields import as_flags, require
+from training.fields import as_flags, command_line, require
 from training.protocol import Look, Results, check_model_channels, every_tenth, launch, picture_in_words, protocol
 from training.recipes import find_recipe
 from training.run import once
@@ -193,7 +191,7 @@ def _features(config, trained, encoder, how, source, split, data, folder, say):
             with open(folder.path / name, "rb") as file, np.load(file) as kept:
                 say(f"features of {source.name}: those in {name}")
                 return kept["features"], kept["labels"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, *DAMAGE):
             say(f"{name} is damaged: its features are computed anew")
     predict = make_predict(encoder, jit=config.jit)
     done = every_tenth(say, source.count, f"features of {source.name}")
@@ -265,9 +263,9 @@ def _next_lines(config, trained, model, data, classes):
     n = max(config.shots)
     recipe = find_recipe(FINETUNE_HINT, Finetune)
     wanted = finetuning(config, trained, model, n, len(classes), config.seed)
-    words = [sys.executable, "-m", "training.finetune", "--recipe", FINETUNE_HINT, "--data", data]
     changes = {name: value for name, value in vars(wanted).items() if value != getattr(recipe, name)}
-    return [shlex.join([*words, "--workdir", f"FOLDER_{n}", *as_flags(changes)])]
+    words = ["--recipe", FINETUNE_HINT, "--data", data, "--workdir", f"FOLDER_{n}"]
+    return [command_line("finetune", *words, *as_flags(changes))]
 
 
 if __name__ == "__main__":

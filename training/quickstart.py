@@ -23,7 +23,7 @@ from keras_convnextv2 import visualize
 from training import finetune, pretrain
 from training.command import begin, exit_code
 from training.data import open_source
-from training.fields import require, with_settings
+from training.fields import as_flags, command_line, require, with_settings
 from training.logs import Terminal, duration
 from training.recipes import RECIPES
 from training.run import once
@@ -72,14 +72,20 @@ def run(config, workdir, log):
     log(f"everything is in {folder}:")
     for what, path in made.items():
         log(f"  {what:<16} {path}")
-    log(f"\n{NEXT.format(pretrained=pretrained['folder'])}\ntook {duration(time.perf_counter() - start)}")
+    log("\n".join(["", "next:", *(f"  {line}" for line in next_lines(pretrained["folder"]))]))
+    log(f"took {duration(time.perf_counter() - start)}")
     return done
 
 
-NEXT = """next:
-  python -m training.pretrain --recipe pretrain_cifar --data folder:YOUR_PICTURES --workdir runs/mine
-  python -m training.finetune --recipe finetune_shapes --data shapes --set init={pretrained} --workdir runs/next
-  python -m training.finetune --recipe finetune_shapes --explain     (every knob, with its help)"""
+def next_lines(pretrained):
+    """Commands to try with the folder of the pre-training."""
+    own = ["--data", "folder:YOUR_PICTURES", "--workdir", "runs/mine"]
+    again = ["--data", DATA, "--workdir", "runs/next", *as_flags({"init": pretrained})]
+    return [
+        command_line("pretrain", "--recipe", "pretrain_cifar", *own),
+        command_line("finetune", "--recipe", "finetune_shapes", *again),
+        command_line("finetune", "--recipe", "finetune_shapes", "--explain") + "  # every knob, with its help",
+    ]
 
 
 def brief(log, every=8):

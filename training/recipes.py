@@ -458,11 +458,14 @@ def about(name):
     return dataclasses.replace(found, expected=expected, init=found.init.format(size=size), notes=notes)
 
 
-def following(config):
+def following(config, images=None):
     """(name of the fine-tuning recipe that fits a pre-training, settings that it needs).
 
     The recipe is the counterpart of the pre-training recipe that has most values in common with the config; of several,
-    the last one, which is for smaller sets.
+    the last one, which is for smaller sets. Its batch is no larger than one that was lowered for the pre-training.
+
+    Args:
+        images: how many there are to fine-tune on, which a batch cannot exceed; None: enough.
     """
 
     def other(recipe, names):
@@ -472,7 +475,12 @@ def following(config):
     names = [name for name, recipe in RECIPES.items() if isinstance(recipe, Pretrain)]
     nearest_one = min(reversed(names), key=lambda name: len(other(RECIPES[name], fields)))
     name = f"finetune_{nearest_one.rpartition('_')[2]}"
-    return name, other(RECIPES[name], ("size", "depths", "dims", "stem_patch_size", "image_size", "channels"))
+    settings = other(RECIPES[name], ("size", "depths", "dims", "stem_patch_size", "image_size", "channels"))
+    recipe, lowered = RECIPES[name], config.batch_size < RECIPES[nearest_one].batch_size
+    most = min(images or recipe.batch_size, config.batch_size if lowered else recipe.batch_size)
+    if most < recipe.batch_size:
+        settings["batch_size"] = max(2, most - most % 2) if recipe.mixes else most
+    return name, settings
 
 
 def find_recipe(name, kind):

@@ -1,9 +1,9 @@
 """What is the same for every program: folder, seed, plan, step, log, loop, checkpoints, saving."""
 
 import dataclasses
-import json
 import pathlib
 import random
+import shlex
 from collections.abc import Callable, Mapping
 
 import keras
@@ -17,7 +17,7 @@ from training.logs import Log, Terminal, in_words
 from training.loop import Plan, Stopped, train
 from training.optimizers import OPTIMIZERS, addressed
 from training.steps import make_step
-from training.workdir import CHECKPOINTS, RECIPE, RESULTS, Workdir, read_record
+from training.workdir import CHECKPOINTS, RECIPE, RESULTS, Workdir, read_record, read_results
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ def once(prepare, config, workdir, data, say):
     rule = "--workdir must be a new folder or one of the same settings and backend"
     require(same, rule, str(folder), "Try another --workdir.")
     say(f"  {folder} is complete: taken as it is")
-    return json.loads((folder / RESULTS).read_text())
+    return read_results(folder / RESULTS)
 
 
 def _silent(text, progress=False):
@@ -123,7 +123,8 @@ def _results(config, task, plan, folder, devices, resume, say):
     numbers = _choose(config, task, step, checkpoints, numbers, say)
     results = {"steps": plan.total_steps, **log.results(), **numbers, **task.facts, "folder": str(folder.path)}
     results |= {what: str(where) for what, where in task.save(folder).items()}
-    results["next"] = [*task.next_lines(results), f"tensorboard --logdir {folder.path / 'tensorboard'}"]
+    curves = shlex.join(["tensorboard", "--logdir", str(folder.path / "tensorboard")])
+    results["next"] = [*task.next_lines(results), curves]
     folder.write_results(results)
     return results
 

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import hashlib
-import json
 import pathlib
 
 import keras
@@ -17,9 +16,9 @@ from keras_convnextv2.weights.hub import HUB, weights_file
 from keras_convnextv2.weights.loading import load_recognised
 from keras_convnextv2.weights.matching import measure, open_recognised
 from keras_convnextv2.weights.presets import UnknownPreset, find_preset
-from training.fields import require
+from training.fields import command_line, require
 from training.quiet import without_notes
-from training.workdir import MODEL, RECIPE, RESULTS, read_record
+from training.workdir import MODEL, RECIPE, RESULTS, read_record, read_results
 
 KINDS = "the workdir of an ended run, a .keras file, a preset, hf:owner/name or a file of weights"
 NO_CROP = 0.0  # of a config: that of the model
@@ -82,7 +81,7 @@ class Trained:
         Raises:
             ValueError: it has no head.
         """
-        hint = f"python -m training.probe --model {self.name} measures what an encoder has learnt."
+        hint = f"{command_line('probe', '--model', self.name)} measures what an encoder has learnt."
         other = "a segmenter" if self.segments else "a detector" if self.detects else ""
         received = f"{self.name}, {other or 'an encoder without a head'}"
         require(self.outputs, "model must be a classifier", received, "" if other else hint)
@@ -172,7 +171,7 @@ def _loaded(path):
 
 def _names_in_results(path):
     """Of a run whose model was saved before heads kept the names of their outputs."""
-    return json.loads(path.read_text(encoding="utf-8")).get("classes") if path.is_file() else None
+    return read_results(path).get("classes") if path.is_file() else None
 
 
 def _of_weights(name, image_size):

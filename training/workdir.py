@@ -152,8 +152,20 @@ def read_record(file):
         held = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         held = None
-    if not isinstance(held, dict) or not {"program", "data", "recipe"} <= held.keys():
+    whole = isinstance(held, dict) and {"program", "data", "recipe"} <= held.keys()
+    if not whole or not isinstance(held["recipe"], dict) or not held["recipe"]:
         raise ValueError(f"{str(file)!r} must hold the recipe of a run. Received: a damaged file")
+    return held
+
+
+def read_results(file):
+    """What a results.json holds."""
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        held = None
+    if not isinstance(held, dict):
+        raise ValueError(f"{str(file)!r} must hold the results of a run. Received: a damaged file")
     return held
 
 

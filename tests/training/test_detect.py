@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shlex
 import shutil
 import sys
 
@@ -39,7 +40,7 @@ def quiet(text, progress=False):
 
 @pytest.fixture(scope="module")
 def detected(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("detect") / "run"
+    folder = tmp_path_factory.mktemp("detect") / "the run"
     return folder, run(detect.prepare, CONFIG, str(folder), DATA, say=quiet)
 
 
@@ -53,6 +54,8 @@ def test_it_learns_and_saves_what_it_reports(detected):
     suffix = "_average" if found["mask_ap_average"] >= found["mask_ap"] else ""
     for name, number in measured.items():
         assert number == pytest.approx(found[f"{name}{suffix}"], abs=0.2), name
+    words = ["--model", str(folder), "--data", "PATH", "--workdir", f"{folder}_seen"]
+    assert shlex.split(found["next"][0]) == [sys.executable, "-m", "training.predict", *words]
     seen = kc.detection.predict(model, np.zeros((40, 50, 3), "uint8"))
     assert seen["masks"].shape[1:] == (40, 50)
 

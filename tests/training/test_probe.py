@@ -71,10 +71,25 @@ def test_features_are_computed_once_for_the_same_weights_and_data(saved, data, t
     model.save(saved)
     probe.run(small, saved, data, str(tmp_path / "out"), quiet)
     assert len(passes) == 5
-    for file in (tmp_path / "out").glob("features_*.npz"):
-        file.write_bytes(file.read_bytes()[:100])
-    probe.run(small, saved, data, str(tmp_path / "out"), quiet)
-    assert len(passes) == 7
+    for number, damaged in enumerate((lambda content: content[:100], by_method(8), by_method(99)), 1):
+        for file in (tmp_path / "out").glob("features_*.npz"):
+            file.write_bytes(damaged(file.read_bytes()))
+        probe.run(small, saved, data, str(tmp_path / "out"), quiet)
+        assert len(passes) == 5 + 2 * number
+
+
+def by_method(number):
+    """(content of an archive) -> the same, whose members say that they are compressed by another method."""
+
+    def damaged(content):
+        content, place = bytearray(content), -1
+        while (place := content.find(b"PK\x01\x02", place + 1)) >= 0:
+            content[place + 10] = number
+            header = int.from_bytes(content[place + 42 : place + 46], "little")
+            content[header + 8] = number
+        return bytes(content)
+
+    return damaged
 
 
 def test_an_encoder_without_a_norm_gets_one_and_a_classifier_keeps_its_own(tmp_path):

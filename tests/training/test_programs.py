@@ -34,9 +34,11 @@ from training.data.augmentation import evaluation_picture
 from training.devices import ONE
 from training.fields import with_settings
 from training.recipes import RECIPES, following
-from training.run import averaging, run
+from training.run import averaging, once, run
+from training.trained import open_trained
 
 DATA = "shapes:24"
+RECORD = '{"program": "pretrain", "data": "shapes:24", "recipe": %s}'
 TINY = {
     **{"size": "atto", "depths": (1, 2), "dims": (8, 12), "stem_patch_size": 2, "image_size": (16, 12)},
     **{"batch_size": 8, "epochs": 2, "crop": "none", "base_lr": 0.03, "log_every": 2},
@@ -204,13 +206,28 @@ def test_a_full_disk_is_one_line_for_the_lock_too(tmp_path, monkeypatch):
         run(pretrain.prepare, PRETRAIN, str(tmp_path / "run"), DATA, say=quiet)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "null", '{"program": "pre'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "null", '{"program": "pre', *(RECORD % recipe for recipe in ("null", "{}", "[]", "3"))]
+)
 def test_a_damaged_recipe_is_named(pretrained, tmp_path, content):
     folder = tmp_path / "damaged"
     shutil.copytree(pretrained[0], folder)
     (folder / "recipe.json").write_text(content)
     with pytest.raises(ValueError, match="recipe.json' must hold the recipe of a run. Received: a damaged file"):
         run(pretrain.prepare, PRETRAIN, str(folder), DATA, resume=True, say=quiet)
+    with pytest.raises(ValueError, match="recipe.json' must hold the recipe of a run. Received: a damaged file"):
+        workdir.recorded(folder, Pretrain)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"steps": '])
+def test_damaged_results_are_named(pretrained, tmp_path, content):
+    folder = tmp_path / "damaged"
+    shutil.copytree(pretrained[0], folder)
+    assert once(pretrain.prepare, PRETRAIN, folder, DATA, quiet)["steps"] == 6
+    (folder / "results.json").write_text(content)
+    for read in (lambda: once(pretrain.prepare, PRETRAIN, folder, DATA, quiet), lambda: open_trained(str(folder))):
+        with pytest.raises(ValueError, match="damaged/results.json' must hold the results of a run. Received: a damag"):
+            read()
 
 
 def test_a_run_without_a_whole_checkpoint_begins_again_and_says_so(pretrained, tmp_path):
@@ -237,6 +254,16 @@ def test_resume_with_another_recipe_names_the_difference(pretrained, changes, da
         run(
             pretrain.prepare, dataclasses.replace(PRETRAIN, **changes), str(pretrained[0]), data, resume=True, say=quiet
         )
+
+
+def test_a_run_goes_on_in_smaller_parts(finetuned, tmp_path):
+    folder = tmp_path / "parts"
+    shutil.copytree(finetuned[0], folder)
+    (folder / "checkpoints" / "step_00000006.npz").unlink()
+    smaller = {"accumulation": 2, "evaluation_batch_size": 5, "keep_checkpoints": 1}
+    config = dataclasses.replace(finetuned[1], **smaller)
+    assert run(finetune.prepare, config, str(folder), DATA, resume=True, say=quiet)["steps"] == 6
+    assert [path.name for path in (folder / "checkpoints").glob("step_*")] == ["step_00000006.npz"]
 
 
 def test_resume_by_the_other_program_is_refused(pretrained):
@@ -422,11 +449,36 @@ def test_the_next_command_fits_the_pre_training(pretrained, tmp_path):
     command = shlex.split(pretrained[1]["next"][0])
     assert command[:3] == [sys.executable, "-m", "training.finetune"] and f"init={pretrained[0]}" in command
     settings = [word for flag, word in itertools.pairwise(command) if flag == "--set"]
-    recipe = with_settings(RECIPES[command[command.index("--recipe") + 1]], [*settings, "steps=1", "batch_size=8"])
+    recipe = with_settings(RECIPES[command[command.index("--recipe") + 1]], [*settings, "steps=1"])
     assert recipe.network == PRETRAIN.network and recipe.image_size == PRETRAIN.image_size
     assert run(finetune.prepare, recipe, str(tmp_path / "next"), DATA, say=quiet)["steps"] == 1
+    assert shlex.split(pretrained[1]["next"][-1]) == ["tensorboard", "--logdir", str(pretrained[0] / "tensorboard")]
     assert following(RECIPES["pretrain_photos"]) == ("finetune_photos", {})
     assert following(RECIPES["pretrain_shapes"]) == ("finetune_shapes", {})
+
+
+def test_the_command_after_a_pre_training_on_few_pictures_trains(tmp_path):
+    """As printed: a tenth of the 20 pictures is held out, and a folder's name may have a space."""
+    for name in ("cat", "dog"):
+        for number in range(10):
+            write_picture(tmp_path / "my pictures" / name / f"{number}.png", seed=number)
+    data, folder = f"folder:{tmp_path / 'my pictures'}", tmp_path / "the run"
+    results = run(pretrain.prepare, dataclasses.replace(PRETRAIN, steps=1), str(folder), data, say=quiet)
+    words = shlex.split(results["next"][0])
+    values = program.define_flags(flags.FlagValues())
+    assert values(["program", *words[3:], "--set", "steps=1"]) == ["program"]
+    config, data = program._chosen(values, Finetune)
+    assert run(finetune.prepare, config, values.workdir, data, say=quiet)["steps"] == 1
+    assert shlex.split(results["next"][-1])[-1] == str(folder / "tensorboard")
+
+
+def test_the_next_batch_is_neither_above_the_pictures_nor_above_a_lowered_one():
+    photos = RECIPES["pretrain_photos"]
+    assert following(photos, 30) == ("finetune_photos", {"batch_size": 30})
+    assert following(dataclasses.replace(photos, batch_size=8), 30) == ("finetune_photos", {"batch_size": 8})
+    assert following(dataclasses.replace(photos, batch_size=64), 100) == ("finetune_photos", {})
+    assert RECIPES["finetune_base"].mixes  # pairs
+    assert following(RECIPES["fcmae_base"], 31) == ("finetune_base", {"batch_size": 30})
 
 
 def test_a_short_run_has_an_average_that_follows_it():

@@ -1,6 +1,12 @@
 """Parts of the quickstart; the whole of it runs in a short setting beside the tests."""
 
-from training import quickstart
+import shlex
+import sys
+
+from absl import flags
+
+from training import program, quickstart
+from training.configs import Finetune, Pretrain
 
 PRE = {"steps": 2000, "first_loss": 1.0, "loss": 0.4, "seconds": 300.0}
 
@@ -43,3 +49,14 @@ def test_progress_is_thinned_out_and_resuming_is_said():
     for step in range(7):
         say(f"step {step}", progress=True)
     assert lines == ["  resuming after step 5 of 9", "  step 2", "  step 5"]
+
+
+def test_the_next_commands_can_be_typed_as_they_are_printed():
+    lines = quickstart.next_lines("my runs/pretrained")
+    for line, kind in zip(lines, (Pretrain, Finetune, Finetune), strict=True):
+        words = shlex.split(line, comments=True)
+        values = program.define_flags(flags.FlagValues())
+        assert words[:3] == [sys.executable, "-m", f"training.{kind.__name__.lower()}"]
+        assert values(["program", *words[3:]]) == ["program"]
+        program._chosen(values, kind)
+    assert "init=my runs/pretrained" in shlex.split(lines[1])

@@ -11,6 +11,7 @@ import itertools
 import json
 import pathlib
 import shlex
+import sys
 import threading
 
 import numpy as np
@@ -128,7 +129,7 @@ def read_manifest(root):
 def command(plan, root):
     """What packs a set, or goes on with it."""
     options = [f"--{key}={value}" for key, value in plan["settings"].items()]
-    return shlex.join(["python", "-m", "training.pack", "--data", plan["data"], "--to", str(root), *options])
+    return shlex.join([sys.executable, "-m", "training.pack", "--data", plan["data"], "--to", str(root), *options])
 
 
 def read_plan(file):

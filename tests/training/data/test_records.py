@@ -162,7 +162,7 @@ def test_a_killed_call_goes_on_whenever_it_was_killed(folder, records, tmp_path,
 def test_an_unfinished_set_says_how_to_go_on(folder, tmp_path, monkeypatch):
     to = tmp_path / "set"
     assert killed_at(monkeypatch, 7 + 2 + 1 + 2 * 2, lambda: packed(folder, to, workers=1))
-    command = rf"python -m training.pack --data folder:{folder} --to {to} --shard_size=3 --validation_split=0.1 "
+    command = rf"{sys.executable} -m training.pack --data folder:{folder} --to {to} --shard_size=3 --validation_split="
     with pytest.raises(ValueError, match=rf"^records:PATH must be packed to the end.*with [12] of 7 files.*{command}"):
         open_source(f"records:{to}", "train")
 
