@@ -159,6 +159,28 @@ def test_a_link_is_visited_once_and_takes_nothing_from_other_classes(folder):
     assert open_source(f"folder:{folder}", "unlabelled").count == 16
 
 
+def test_a_link_brings_no_pictures_of_another_split_and_none_of_another_class(folder):
+    before = open_source(f"folder:{folder}", "train")
+    for name, target in (("up", "../.."), ("above", "../../.."), ("tested", "../../test"), ("cats", "../../test/cat")):
+        (folder / "train" / "dog" / name).symlink_to(target)
+    for name in ("cat", "dog"):  # whichever class comes first in the alphabet
+        (folder / "train" / name / "theirs.png").symlink_to("../eel/0.png")
+    (folder / "train" / "eel" / "theirs.png").symlink_to("../cat/0.png")
+    after = open_source(f"folder:{folder}", "train")
+    assert np.bincount(after.labels).tolist() == np.bincount(before.labels).tolist() == [4, 5, 6]
+
+
+def test_a_picture_that_two_classes_link_is_of_the_first_and_a_linked_split_stays_whole(folder):
+    write_picture(folder / "pool" / "a.png", 9)
+    for name in ("dog", "eel"):
+        (folder / "train" / name / "a.png").symlink_to("../../pool/a.png")
+    assert np.bincount(open_source(f"folder:{folder}", "train").labels).tolist() == [4, 6, 6]
+    (folder / "test").rename(folder / "validation")
+    (folder / "val").symlink_to("validation")
+    (folder / "val" / "cat" / "trained.png").symlink_to("../../train/cat/0.png")  # on purpose: a file, of its class
+    assert np.bincount(open_source(f"folder:{folder}", "test").labels).tolist() == [3, 2, 2]
+
+
 def test_what_is_no_regular_file_is_passed_over(folder):
     os.mkfifo(folder / "train" / "cat" / "pipe.jpg")
     (folder / "train" / "cat" / "gone.png").symlink_to(folder / "nothing.png")
