@@ -7,6 +7,10 @@ from PIL import Image
 
 from tests.training.data.conftest import write_picture
 from training.data import UnreadableImage, open_source
+from training.data.decode import open_file
+from training.evaluate import Evaluate
+from training.predict import files_of
+from training.protocol import Results
 
 
 def test_labels_follow_the_alphabet(folder):
@@ -210,3 +214,19 @@ def test_all_pictures_of_a_folder_without_train_and_test(tmp_path):
     (tmp_path / "test").mkdir()
     with pytest.raises(ValueError, match="all pictures together need a folder without train and test. Received: '/"):
         open_source(f"folder:{tmp_path}", "all")
+
+
+def test_a_pipe_in_a_list_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(UnreadableImage, match="cannot read the image .*pipe.jpg: it is no regular file"):
+        open_file(str(tmp_path / "pipe.jpg"), 3)
+
+
+def test_texts_that_are_no_utf8_are_named_and_tables_take_such_names(tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(b"caf\xe9.png\n")
+    with pytest.raises(ValueError, match="list.txt must be a text in UTF-8"):
+        files_of(str(listed))
+    with Results(str(tmp_path / "out"), "evaluate", Evaluate(), "model", "data") as folder:
+        folder.write_table("t.csv", ["class"], [[os.fsdecode(b"caf\xe9")]])
+    assert "caf\\udce9" in (tmp_path / "out" / "t.csv").read_text()
