@@ -16,7 +16,7 @@ import numpy as np
 from keras_convnextv2 import visualize
 from training import detectors, segmenters
 from training.data import PictureSource, UnreadableImage
-from training.data.decode import SUFFIXES, as_array, open_file, printable
+from training.data.decode import SUFFIXES, as_array, lines_of, open_file, printable
 from training.data.folder import pictures_in
 from training.evaluation.classification import outputs_of
 from training.fields import require
@@ -93,9 +93,7 @@ def files_of(data):
         raise FileNotFoundError(f"--data must be {DATA}. Received: {data!r}, which is not there")
     if not path.lower().endswith(".txt"):
         return [path]
-    with open(path, encoding="utf-8") as file:
-        lines = [line.strip() for line in file]
-    found = [os.path.expanduser(line) for line in lines if line and not line.startswith("#")]
+    found = [os.path.expanduser(line) for line in lines_of(path) if not line.startswith("#")]
     if not found:
         raise FileNotFoundError(f"a list of pictures has a path a line. Received: {data!r}, which has none")
     return found

@@ -65,7 +65,8 @@ class Results(Workdir):
         """A CSV file, whole; returns its path."""
 
         def writer(part):
-            with open(part, "w", newline="", encoding="utf-8") as file:
+            # a class may be a folder whose name is no UTF-8
+            with open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 csv.writer(file).writerows([header, *rows])
 
         return self.write(name, writer)

@@ -78,7 +78,8 @@ def sample_losses(model, batch):
 def prepare(config, data, say, devices):
     source, test = open_sources(config, data)
     require_readable(test, say)
-    require_maps(test, say)
+    for checked in (source, test):
+        require_maps(checked, say)
     model = build(config, source.classes, say)
     predict = make_predict(model, jit=config.jit, devices=devices)
     look = {"window": None if config.whole else config.image_size, "resize": config.resize or None}

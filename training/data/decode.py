@@ -113,11 +113,26 @@ class Encoded:
 def open_file(path, channels):
     """The picture of a file."""
     try:
+        if not (os.path.isfile(path) or os.path.isdir(path)) and os.path.exists(path):
+            raise OSError("it is no regular file")  # to open a pipe would wait for whoever writes into it
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
         raise UnreadableImage(f"cannot read the image {printable(path)}: {error.strerror or error}") from error
     return Encoded(data, channels, printable(path))
+
+
+def lines_of(path):
+    """The lines of a text file that say something, without spaces around them.
+
+    Raises:
+        ValueError: it is no UTF-8; the text names the file.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:  # some editors put a mark before the first line
+            return [line.strip() for line in file if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{printable(path)} must be a text in UTF-8. Received: {error}") from error
 
 
 def printable(path):

@@ -5,6 +5,7 @@ Or PATH/<class>/* alone, which is split here.
 
 import hashlib
 import os
+import pathlib
 
 from training.data.decode import SUFFIXES, open_file, printable
 from training.data.picture_source import PictureSource, fit_in_memory
@@ -82,9 +83,8 @@ def _labelled(root, split, validation_split):
             f"the classes of {folder} must be among those of {train}. Received: {_some(strange)}; "
             f"train has {_some(classes)}"
         )
-    files, labels, visited = [], [], _real(folder, *(os.path.join(folder, name) for name in classes))
-    for label, name in enumerate(classes):
-        found = _pictures(os.path.join(folder, name), visited)
+    files, labels = [], []
+    for label, (name, found) in enumerate(zip(classes, _by_class(root, folder, classes), strict=True)):
         if not found and folder == train:
             raise FileNotFoundError(_no_pictures(os.path.join(folder, name)))
         files += found
@@ -110,9 +110,7 @@ def _subfolders(folder):
 def _divided(root, split, share):
     """One folder a class: each picture goes to one side by its name alone, and each class to both sides."""
     files, labels, classes = [], [], _subfolders(root)
-    visited = _real(root, *(os.path.join(root, name) for name in classes))
-    for label, name in enumerate(classes):
-        found = _pictures(os.path.join(root, name), visited)
+    for label, (name, found) in enumerate(zip(classes, _by_class(root, root, classes), strict=True)):
         if len(found) < 2 and split != "all":
             raise FileNotFoundError(
                 f"a class needs two pictures or more, one to train on and one held out. Received: {len(found)} in "
@@ -139,26 +137,53 @@ def rank(name):
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
 
 
+def _by_class(root, folder, classes):
+    """The pictures of each class of a split; none is of two, and no linked folder brings those of another split."""
+    places, seen = _real(*(os.path.join(folder, name) for name in classes)), set()
+    splits = _real(*(os.path.join(root, name) for name in (*_TRAIN, *_TEST))) - _real(folder)
+    kinds = {"around": _real(root, folder), "splits": splits, "seen": seen}
+    return [_pictures(os.path.join(folder, name), classes=places, **kinds) for name in classes]
+
+
 def _real(*folders):
     return {os.path.realpath(folder) for folder in folders}
 
 
-def _pictures(folder, visited=()):
+def _lineage(path):
+    """A real path and all folders it lies in."""
+    return {path, *map(str, pathlib.PurePath(path).parents)}
+
+
+def _pictures(folder, around=(), classes=(), splits=(), seen=None):
     """Paths of all pictures below a folder, sorted; without hidden files, which some systems leave beside others.
 
-    Links are followed, but what they lead to is visited once, and no folder of `visited`: another class, the whole.
+    Links are followed, but what they lead to is visited once.
+
+    Args:
+        around: real paths of folders; a link to one of them, or to one that it lies in, is not followed.
+        classes, splits: real paths of folders whose folders are theirs; those of `classes` keep their files, too.
+        seen: real paths of pictures that are another's; those found are added.
     """
-    visited, seen, found = set(visited) - _real(folder), set(), []
+    own = _lineage(os.path.realpath(folder))
+    above = own.union(*map(_lineage, around))
+    classes = set(classes) - own
+    others = classes.union(splits) - own
+    visited, seen, found = set(), set() if seen is None else seen, []
+
+    def followed(place):
+        real = os.path.realpath(place)
+        return real not in visited and real not in above and not (os.path.islink(place) and others & _lineage(real))
+
     for place, folders, files in os.walk(folder, followlinks=True):
         visited.add(os.path.realpath(place))
-        inside = (name for name in folders if not name.startswith("."))
-        folders[:] = [name for name in inside if os.path.realpath(os.path.join(place, name)) not in visited]
+        folders[:] = [name for name in folders if not name.startswith(".") and followed(os.path.join(place, name))]
         for name in files:
             file = os.path.join(place, name)
             if name.lower().endswith(SUFFIXES) and not name.startswith(".") and os.path.isfile(file):
                 real = os.path.realpath(file)
-                found += [file] * (real not in seen)
-                seen.add(real)
+                if real not in seen and not (os.path.islink(file) and classes & _lineage(real)):
+                    found.append(file)
+                    seen.add(real)
     return sorted(found)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from training.data.checking import EVERY
-from training.data.decode import open_file, printable
+from training.data.decode import lines_of, open_file, printable
 from training.data.folder import held_out, pictures_in
 from training.data.picture_source import PictureSource
 
@@ -59,13 +59,18 @@ class LabelMap:
 
 def label_values(path):
     """(H, W) of a label picture as it is stored; raises a ValueError that names the file."""
+    name = printable(path)
     try:
         with Image.open(path) as image:
-            if len(image.getbands()) != 1:
-                raise ValueError(f"a label map has one channel. Received: {printable(path)}, of mode {image.mode}.")
-            return np.asarray(image)
-    except OSError as error:
-        raise ValueError(f"cannot read the label map {printable(path)}: {error}".replace("\n", " ")) from error
+            mode, bands, lossy = image.mode, len(image.getbands()), image.format == "JPEG"
+            values = np.asarray(image)
+    except Exception as error:  # whatever the decoder met, as of `Encoded`
+        raise ValueError(f"cannot read the label map {name}: {error}".replace("\n", " ")) from error
+    if lossy:
+        raise ValueError(f"a label map keeps its values, as PNG does. Received: {name}, a JPEG, which changes them.")
+    if bands != 1:
+        raise ValueError(f"a label map has one channel. Received: {name}, of mode {mode}.")
+    return values
 
 
 def open_labelled_maps(path, split, *, channels=3, classes=0, ignored=(IGNORE,), validation_split=0.1):
@@ -127,8 +132,8 @@ def _paired(photos, labels):
     found = pictures_in(photos)
     if not found:
         raise FileNotFoundError(f"there is no photo in {photos}")
-    stems = {os.path.splitext(os.path.relpath(path, labels))[0]: path for path in pictures_in(labels)}
-    pairs = [(photo, stems.get(os.path.splitext(os.path.relpath(photo, photos))[0])) for photo in found]
+    by_stem = _by_stem(labels, pictures_in(labels))
+    pairs = [(photo, by_stem.get(stem)) for stem, photo in _by_stem(photos, found).items()]
     lacking = [printable(photo) for photo, map_ in pairs if map_ is None]
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
@@ -136,12 +141,23 @@ def _paired(photos, labels):
     return pairs
 
 
+def _by_stem(folder, files):
+    """{path in the folder, without its suffix: file}"""
+    found = {}
+    for file in files:
+        stem = os.path.splitext(os.path.relpath(file, folder))[0]
+        if stem in found:
+            both = f"{printable(found[stem])} and {printable(file)}"
+            raise ValueError(f"names without their suffixes must differ: a photo has a map. Received: {both}.")
+        found[stem] = file
+    return found
+
+
 def _names(path, count=None):
     """The names of a file with one a line; of ADE20K's table the last column; None without a file."""
     if not os.path.isfile(path):
         return None
-    with open(path, encoding="utf-8") as file:
-        lines = [line.strip() for line in file if line.strip()]
+    lines = lines_of(path)
     if count is None:
         return tuple(lines)
     return tuple(line.split("\t")[-1].split(",")[0] for line in lines[-count:])

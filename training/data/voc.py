@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 
-from training.data.decode import SUFFIXES, printable
+from training.data.decode import SUFFIXES, lines_of, printable
 from training.data.labelled import Labelled, numbered, present, subfolder
 from training.data.objects import Stated
 
@@ -39,7 +39,7 @@ def read(path, place, split, classes):
         `<filename>` and `<path>` are not read: in published sets they are often those of another place.
     """
     folder, images = subfolder(place, "annotations"), subfolder(place, "jpegimages")
-    names = _names(path)
+    names = lines_of(path)
     by_name = _pictures(images)
     files = [by_name.get(name, os.path.join(images or place, f"{name}.jpg")) for name in names]
     labels = [os.path.join(folder, f"{name}.xml") for name in names]
@@ -48,11 +48,6 @@ def read(path, place, split, classes):
     present(labels, who)
     classes = tuple(classes) or _collected(labels, splits(place).get("train"), path, folder)
     return Labelled(classes, files, lambda index: _stated(labels[index], classes))
-
-
-def _names(path):
-    with open(path, encoding="utf-8") as file:
-        return [line.strip() for line in file if line.strip()]
 
 
 def _pictures(folder):
@@ -64,7 +59,7 @@ def _pictures(folder):
 
 def _collected(labels, train, path, folder):
     if train is not None and train != path:
-        labels = [os.path.join(folder, f"{name}.xml") for name in _names(train)]
+        labels = [os.path.join(folder, f"{name}.xml") for name in lines_of(train)]
     return tuple(sorted({name for file in labels for name, _, _ in _objects(file)}))
 
 

@@ -7,6 +7,10 @@ from PIL import Image
 
 from tests.training.data.conftest import write_picture
 from training.data import UnreadableImage, open_source
+from training.data.decode import open_file
+from training.evaluate import Evaluate
+from training.predict import files_of
+from training.protocol import Results
 
 
 def test_labels_follow_the_alphabet(folder):
@@ -159,6 +163,28 @@ def test_a_link_is_visited_once_and_takes_nothing_from_other_classes(folder):
     assert open_source(f"folder:{folder}", "unlabelled").count == 16
 
 
+def test_a_link_brings_no_pictures_of_another_split_and_none_of_another_class(folder):
+    before = open_source(f"folder:{folder}", "train")
+    for name, target in (("up", "../.."), ("above", "../../.."), ("tested", "../../test"), ("cats", "../../test/cat")):
+        (folder / "train" / "dog" / name).symlink_to(target)
+    for name in ("cat", "dog"):  # whichever class comes first in the alphabet
+        (folder / "train" / name / "theirs.png").symlink_to("../eel/0.png")
+    (folder / "train" / "eel" / "theirs.png").symlink_to("../cat/0.png")
+    after = open_source(f"folder:{folder}", "train")
+    assert np.bincount(after.labels).tolist() == np.bincount(before.labels).tolist() == [4, 5, 6]
+
+
+def test_a_picture_that_two_classes_link_is_of_the_first_and_a_linked_split_stays_whole(folder):
+    write_picture(folder / "pool" / "a.png", 9)
+    for name in ("dog", "eel"):
+        (folder / "train" / name / "a.png").symlink_to("../../pool/a.png")
+    assert np.bincount(open_source(f"folder:{folder}", "train").labels).tolist() == [4, 6, 6]
+    (folder / "test").rename(folder / "validation")
+    (folder / "val").symlink_to("validation")
+    (folder / "val" / "cat" / "trained.png").symlink_to("../../train/cat/0.png")  # on purpose: a file, of its class
+    assert np.bincount(open_source(f"folder:{folder}", "test").labels).tolist() == [3, 2, 2]
+
+
 def test_what_is_no_regular_file_is_passed_over(folder):
     os.mkfifo(folder / "train" / "cat" / "pipe.jpg")
     (folder / "train" / "cat" / "gone.png").symlink_to(folder / "nothing.png")
@@ -188,3 +214,19 @@ def test_all_pictures_of_a_folder_without_train_and_test(tmp_path):
     (tmp_path / "test").mkdir()
     with pytest.raises(ValueError, match="all pictures together need a folder without train and test. Received: '/"):
         open_source(f"folder:{tmp_path}", "all")
+
+
+def test_a_pipe_in_a_list_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(UnreadableImage, match="cannot read the image .*pipe.jpg: it is no regular file"):
+        open_file(str(tmp_path / "pipe.jpg"), 3)
+
+
+def test_texts_that_are_no_utf8_are_named_and_tables_take_such_names(tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(b"caf\xe9.png\n")
+    with pytest.raises(ValueError, match="list.txt must be a text in UTF-8"):
+        files_of(str(listed))
+    with Results(str(tmp_path / "out"), "evaluate", Evaluate(), "model", "data") as folder:
+        folder.write_table("t.csv", ["class"], [[os.fsdecode(b"caf\xe9")]])
+    assert "caf\\udce9" in (tmp_path / "out" / "t.csv").read_text()

@@ -221,3 +221,47 @@ def test_sizes_are_those_of_the_evaluation():
         for factor in (0.5, 1.0, 1.73):
             assert scaled_size(have, (2048, 512), factor) == pictures.scaled_size(have, (2048, 512), factor)
             assert scaled_size(have, None, factor) == pictures.scaled_size(have, None, factor)
+
+
+def test_a_lossy_map_is_refused(tmp_path):
+    folder = tmp_path / "train"
+    write_pair(folder / "images", folder / "labels", "a", 1)
+    (folder / "labels" / "a.png").rename(tmp_path / "kept.png")
+    write_map(folder / "labels" / "a.jpg", values_of(1))
+    with pytest.raises(ValueError, match="a label map keeps its values, as PNG does. Received: .*a.jpg, a JPEG"):
+        open_maps(f"folder:{tmp_path}", "train")
+
+
+def test_whatever_the_decoder_says_of_a_map_names_it(tmp_path, monkeypatch):
+    write_pair(tmp_path / "train" / "images", tmp_path / "train" / "labels", "a", 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's own error of a picture this large is no OSError
+    with pytest.raises(ValueError, match="cannot read the label map .*a.png: "):
+        open_maps(f"folder:{tmp_path}", "train")
+
+
+def test_two_photos_of_one_name_are_refused(tmp_path):
+    write_pair(tmp_path / "train" / "images", tmp_path / "train" / "labels", "a", 1)
+    write_picture(tmp_path / "train" / "images" / "a.bmp", 2)
+    with pytest.raises(ValueError, match="names without their suffixes must differ.*a.bmp and .*a.png"):
+        open_maps(f"folder:{tmp_path}", "train")
+
+
+def test_names_with_a_mark_before_them_and_in_another_encoding(tmp_path):
+    write_pair(tmp_path / "train" / "images", tmp_path / "train" / "labels", "a", 1)
+    (tmp_path / "classes.txt").write_bytes("road\ncar\ncafé\n".encode("utf-8-sig"))
+    assert open_maps(f"folder:{tmp_path}", "train").classes == ("road", "car", "café")
+    (tmp_path / "classes.txt").write_bytes("road\ncar\ncafé\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="classes.txt must be a text in UTF-8. Received: "):
+        open_maps(f"folder:{tmp_path}", "train")
+
+
+def test_maps_of_training_are_checked_before_it(tmp_path):
+    from training import segment
+    from training.configs import Segment
+
+    for split in ("train", "val"):
+        write_pair(tmp_path / split / "images", tmp_path / split / "labels", "a", 1)
+    write_map(tmp_path / "train" / "labels" / "a.png", values_of(2, (20, 24)))
+    config = Segment(size="atto", image_size=(32, 48))
+    with pytest.raises(ValueError, match="a.png must have the size of its photo"):
+        segment.prepare(config, f"folder:{tmp_path}", lambda text, progress=False: None, None)
