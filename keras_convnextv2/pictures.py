@@ -9,7 +9,7 @@ ROWS = 16  # that are worked off together: with many classes a whole picture of 
 def require_picture(picture):
     """The picture as numpy's array (H, W, C)."""
     picture = np.asarray(picture)
-    if picture.ndim != 3:
+    if picture.ndim != 3 or 0 in picture.shape:
         raise ValueError(f"picture must be (height, width, channels). Received: shape {picture.shape}.")
     return picture
 

@@ -89,7 +89,7 @@ def prepare(config, data, say, devices):
     pycocotools()  # else the first evaluation would end the run
     source, test = open_sources(config, data)
     require_readable(test, say)
-    for checked in (source, test):
+    for checked in (getattr(source, "whole", source), test):  # of tiles the pictures: each is opened once
         require_objects(checked, say, masks=config.masks)
     model = build(config, source.classes, say)
     predict = make_predict(model, jit=config.jit, devices=devices)

@@ -14,6 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from keras_convnextv2.whole import full_disk_named, write_whole
+from training.data.decode import printable
 
 if keras.backend.backend() != "tensorflow":
     # tensorboard's own word for doing without TensorFlow, which it would import: seconds, and memory of a GPU
@@ -56,7 +57,7 @@ class Terminal:
         if self._unfinished:
             print("\r\x1b[K" if progress else "\n", end="")
         self._unfinished = progress and self._overwrites
-        print(text, end="" if self._unfinished else "\n", flush=True)
+        print(printable(text), end="" if self._unfinished else "\n", flush=True)
 
 
 class Table:

@@ -119,7 +119,7 @@ def _results(config, task, plan, folder, devices, resume, say):
     checkpoints = Checkpoints(
         states, step.variables(), meta=folder.meta, count=config.keep_checkpoints, devices=devices
     )
-    log, numbers = _trained(config, task, plan, step, checkpoints, folder.path, resume, say)
+    log, numbers = _trained(config, task, plan, step, checkpoints, folder, resume, say)
     numbers = _choose(config, task, step, checkpoints, numbers, say)
     results = {"steps": plan.total_steps, **log.results(), **numbers, **task.facts, "folder": str(folder.path)}
     results |= {what: str(where) for what, where in task.save(folder).items()}
@@ -129,7 +129,7 @@ def _results(config, task, plan, folder, devices, resume, say):
     return results
 
 
-def _trained(config, task, plan, step, checkpoints, path, resume, say):
+def _trained(config, task, plan, step, checkpoints, folder, resume, say):
     """Trains from the newest checkpoint to the end; (the log, the numbers of the last evaluation)."""
     newest = checkpoints.restore() if resume else None
     first = newest["step"] if newest else 0
@@ -138,11 +138,12 @@ def _trained(config, task, plan, step, checkpoints, path, resume, say):
             f"epochs and steps may only grow: {first} steps are done. Received: {plan.total_steps} in all."
         )
     if resume:
+        folder.write_recipe()
         begun = f"after step {first} of {plan.total_steps}" if newest else "at step 0: there is no whole checkpoint"
         say(f"resuming {begun}")
     sizes = {"first_step": first, "total_steps": plan.total_steps, "batch_size": plan.batch_size}
     state = newest and newest.get("log")
-    log = Log(path, **sizes, say=say, state=state, writes=step.devices.chief)
+    log = Log(folder.path, **sizes, say=say, state=state, writes=step.devices.chief)
     numbers = log.evaluated(first)
 
     def evaluate(done):

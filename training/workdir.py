@@ -56,6 +56,7 @@ class Workdir:
         self._record = {**described, "recipe": dataclasses.asdict(config), "versions": versions()}
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"--workdir must be a folder. Received: {str(path)!r}, which is a file.")
+        self._resume = resume
         self._check = self._check_resumable if resume else self._check_free
         self._check()
 
@@ -71,18 +72,24 @@ class Workdir:
         return zlib.crc32(json.dumps(decisive).encode())
 
     def __enter__(self):
-        """Makes the folder, takes it for this process, and writes the resolved recipe into it."""
+        """Makes the folder, takes it for this process, and writes a new run's resolved recipe into it."""
         self._lock = None
         if self.writes:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self.path / LOCK)
             try:
                 self._check()  # once more: another run may have come and gone since
-                write_json(self.path / RECIPE, self._record)
+                if not self._resume:
+                    self.write_recipe()
             except BaseException:
                 self.__exit__()
                 raise
         return self
+
+    def write_recipe(self):
+        """The resolved recipe; a resumed run's only when nothing of it is refused any more."""
+        if self.writes:
+            write_json(self.path / RECIPE, self._record)
 
     def __exit__(self, *_):
         if self._lock:

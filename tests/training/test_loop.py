@@ -205,6 +205,11 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch, error):
     assert heard == ["first step"]
 
 
+def test_a_name_that_is_no_utf_8_can_be_said(capsys):
+    logs.Terminal()("written: runs/caf\udce9")
+    assert capsys.readouterr().out == "written: runs/caf\\xe9\n"
+
+
 def test_a_terminal_that_closes_may_send_its_signal_twice(tmp_path):
     run = Run(tmp_path)
     before = signal.signal(signal.SIGHUP, lambda *_: pytest.fail("the second one had its usual effect"))

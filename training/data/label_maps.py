@@ -15,9 +15,9 @@ IGNORE = 255
 LAYOUT = "PATH/train/{images,labels} and PATH/val/{images,labels}, or PATH/{images,labels}"
 ADE20K = "PATH/{images,annotations}/{training,validation}"  # as ADE20K is published
 SPLIT_NAMES = {"train": ("train", "training"), "test": ("test", "val", "validation", "valid")}
-PUBLISHED = ("training", "validation")  # ADE20K's own
 CLASSES_FILE = "classes.txt"  # a name a line; those beyond the classes that are trained may follow
 ADE20K_FILE, ADE20K_CLASSES = "objectInfo150.txt", 150
+ADE20K_FILES = (ADE20K_FILE, "sceneCategories.txt")  # either tells it from other sets of the same layout
 
 
 class LabelMap:
@@ -107,13 +107,12 @@ def _pairs(root, split, share):
     if not os.path.isdir(root):
         raise FileNotFoundError(f"folder:PATH needs a folder, laid out as {LAYOUT}. Received: {root!r}")
     for names in SPLIT_NAMES[split]:
-        for layout, published in (
-            ((names, "images"), False),
-            (("images", names), names in PUBLISHED and os.path.isdir(os.path.join(root, "annotations"))),
-        ):
+        for layout in ((names, "images"), ("images", names)):
             folder = os.path.join(root, *layout)
             if os.path.isdir(folder):
-                beside = [part.replace("images", "annotations" if published else "labels") for part in layout]
+                annotated = layout[0] == "images" and os.path.isdir(os.path.join(root, "annotations"))
+                beside = [part.replace("images", "annotations" if annotated else "labels") for part in layout]
+                published = annotated and any(os.path.isfile(os.path.join(root, name)) for name in ADE20K_FILES)
                 return _paired(folder, os.path.join(root, *beside)), published
     folder = os.path.join(root, "images")
     if not os.path.isdir(folder) or any(os.path.isdir(os.path.join(root, name)) for name in SPLIT_NAMES["train"]):
@@ -177,8 +176,10 @@ def _classes(root, photos, count, ignored):
     if not count:
         values = np.unique(np.concatenate([np.unique(label_values(labels)) for _, labels in photos]))
         count = int(max((value for value in values if value not in ignored), default=-1)) + 1
-        if not count:
-            raise ValueError(f"label maps must hold classes. Received: only values of ignored={ignored}.")
+        if count < 2:  # with one the loss would be 0 whatever the network says
+            hint = "A mask of 0 and 255 needs 0 and 1 in their place where 255 does not count."
+            rule = "label maps must hold two classes at least"
+            raise ValueError(f"{rule}. Received: {count} beside ignored={ignored}. {hint}")
     return tuple(map(str, range(count)))
 
 

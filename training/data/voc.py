@@ -40,6 +40,8 @@ def read(path, place, split, classes):
     """
     folder, images = subfolder(place, "annotations"), subfolder(place, "jpegimages")
     names = lines_of(path)
+    if not names:
+        raise ValueError(f"a list must name pictures. Received: none in {printable(path)}.")
     by_name = _pictures(images)
     files = [by_name.get(name, os.path.join(images or place, f"{name}.jpg")) for name in names]
     labels = [os.path.join(folder, f"{name}.xml") for name in names]
@@ -98,7 +100,7 @@ def _number(row, who, key, otherwise=None):
 
 
 def _text(row, who, key, otherwise=None):
-    text = (row.findtext(key, otherwise) or "").strip()
+    text = (row.findtext(key) or "").strip() or otherwise
     if not text:
         raise ValueError(f"{who} must have a {key}. Received: none.")
     return text

@@ -60,8 +60,13 @@ def test_ade20k_as_it_is_published(tmp_path):
         values = values_of(1)
         values[0, :4] = (0, 1, 150, 2)
         write_map(tmp_path / "annotations" / split / "a.png", values)
+    others = open_maps(f"folder:{tmp_path}", "test")  # other sets have this layout, with classes from 0 on
+    assert len(others.classes) == 151
+    np.testing.assert_array_equal(opened(others, 0)[1][0, :4], [0, 1, 150, 2])
+    names = "".join(f"{i}\t0.1\t9\t1\tname {i}, other\n" for i in range(1, 151))
+    (tmp_path / "objectInfo150.txt").write_text(f"Idx\tRatio\tTrain\tVal\tName\n{names}")
     source = open_maps(f"folder:{tmp_path}", "test")
-    assert len(source.classes) == 150
+    assert len(source.classes) == 150 and source.classes[0] == "name 1" and source.classes[-1] == "name 150"
     _, labels = opened(source, 0)
     np.testing.assert_array_equal(labels[0, :4], [IGNORE, 0, 149, 1])
 
@@ -210,7 +215,7 @@ def test_maps_without_a_class_and_a_single_photo_are_refused(tmp_path):
         open_maps(f"folder:{tmp_path}", "test")
     write_picture(tmp_path / "train" / "images" / "a.png", 1)
     write_map(tmp_path / "train" / "labels" / "a.png", np.full((24, 20), 255))
-    with pytest.raises(ValueError, match="label maps must hold classes. Received: only values of ignored"):
+    with pytest.raises(ValueError, match="label maps must hold two classes at least.*Received: 0 beside ignored"):
         open_maps(f"folder:{tmp_path}", "train")
 
 

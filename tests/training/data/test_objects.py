@@ -288,6 +288,15 @@ def voc_tree(root):
     write_lists(root, train=["0000002", "0000001"], val=["0000003"], test=["0000004"], trainval=["0000001"])
 
 
+def test_an_empty_list_is_refused_and_an_empty_flag_is_none(tmp_path):
+    write_voc(tmp_path, "a", voc_object("ship", (2, 3, 8, 9), ""))
+    write_lists(tmp_path, train=["a"], test=[])
+    objects, _ = opened(open_objects(f"folder:{tmp_path}", "train"), 0)
+    assert objects.difficult.tolist() == [False]
+    with pytest.raises(ValueError, match="a list must name pictures. Received: none in .*test.txt"):
+        open_objects(f"folder:{tmp_path}", "test", classes=("ship",))
+
+
 @pytest.mark.parametrize("inner", ["", "VOC2007"])
 def test_voc_layout(tmp_path, inner):
     voc_tree(tmp_path / inner)
