@@ -13,6 +13,7 @@ import pytest
 
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.network import variables_of
+from tests.training.data.conftest import write_picture
 from training import detect, evaluate, predict
 from training.configs import Detect
 from training.data import Objects, PictureSource, open_objects
@@ -183,6 +184,25 @@ def test_the_rate_falls_to_a_tenth():
     np.testing.assert_allclose(rates, [0, 1, 2, 2, 0.2, 0.2, 0.02, 0.02])
     config = dataclasses.replace(CONFIG, epochs=12, fall_epochs=(8, 11))
     assert config.schedule(80) == {"falls": (80, 110)}
+
+
+def test_tiles_of_a_voc_set_train_and_what_was_clipped_is_said_of_its_pictures(tmp_path):
+    voc, said = tmp_path / "voc", []
+    for split in ("train", "test"):
+        for n in range(2):
+            write_picture(voc / "JPEGImages" / f"{split}{n}.png", n, (40, 50))
+            corners = "<xmin>3</xmin><ymin>4</ymin><xmax>20</xmax><ymax>60</ymax>"  # 60 is below the picture
+            annotation = f"<annotation><object><name>ship</name><bndbox>{corners}</bndbox></object></annotation>"
+            (voc / "Annotations").mkdir(exist_ok=True)
+            (voc / "Annotations" / f"{split}{n}.xml").write_text(annotation)
+        (voc / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
+        (voc / "ImageSets" / "Main" / f"{split}.txt").write_text(f"{split}0\n{split}1\n")
+    tiles = {"tile": 32, "gap": 8, "merge": 0.1, "metric": "ap07", "plus_one": True, "masks": False}
+    config = dataclasses.replace(CONFIG, **tiles, image_size=(32, 32), batch_size=2, steps=1, epochs=1)
+    say = lambda text, progress=False: said.append(text)  # noqa: E731
+    found = run(detect.prepare, config, str(tmp_path / "run"), f"folder:{voc}", say=say)
+    assert found["steps"] == 1 and 0 <= found["ap07"] <= 100
+    assert len([line for line in said if "clipped" in line]) == 2, said  # of the training and of the test pictures
 
 
 @pytest.mark.parametrize(
