@@ -20,6 +20,7 @@ from absl import app, flags, logging
 
 import keras_convnextv2 as kc
 from keras_convnextv2 import visualize
+from keras_convnextv2.whole import write_whole
 from training import finetune, pretrain
 from training.command import begin, exit_code
 from training.data import open_source
@@ -65,7 +66,7 @@ def run(config, workdir, log):
             done[arm].append(once(finetune.prepare, recipe, place, DATA, brief(log)))
             log(f"  seed {seed}: {done[arm][-1]['top_1']:.1f}% in {done[arm][-1]['seconds']:.0f} s")
     text = table(done)
-    folder.joinpath(FILES["table"]).write_text(text + "\n", encoding="utf-8")
+    write_whole({folder / FILES["table"]: lambda part: part.write_text(text + "\n", encoding="utf-8")})
     log(f"\n{text}\n\n{remarks(done)}\n")
     log("4/4 pictures and exports")
     made = show_and_export(done, folder, log)
@@ -106,13 +107,14 @@ def show_and_export(done, folder, log):
     kc.load_weights(fcmae, done["pre-training"]["weights"])
     test = open_source(DATA, "test")
     pictures = np.stack([test.picture(i) for i in range(12)]).astype("float32")
-    visualize.reconstruction_grid(fcmae, pictures[:8], path=made["reconstructions"])
+    write_whole({made["reconstructions"]: lambda part: visualize.reconstruction_grid(fcmae, pictures[:8], path=part)})
     best = max(done["pre-trained"], key=lambda results: results["top_1"])
     classifier = keras.saving.load_model(best["model"])
     probabilities = classifier.predict(pictures, verbose=0)
     labels = [int(test.labels[i]) for i in range(12)]
-    visualize.prediction_grid(pictures, labels, probabilities, test.classes, path=made["predictions"])
-    classifier.save(made["Keras model"])
+    shown = (pictures, labels, probabilities, test.classes)
+    write_whole({made["predictions"]: lambda part: visualize.prediction_grid(*shown, path=part)})
+    write_whole({made["Keras model"]: classifier.save})
     try:
         kc.export_model(classifier, str(made["SavedModel"]), verbose=False)
     except ImportError as error:  # the other backends do without TensorFlow

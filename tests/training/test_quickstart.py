@@ -3,10 +3,14 @@
 import shlex
 import sys
 
+import keras
+import pytest
 from absl import flags
 
-from training import program, quickstart
+import keras_convnextv2 as kc
+from training import pretrain, program, quickstart
 from training.configs import Finetune, Pretrain
+from training.recipes import RECIPES
 
 PRE = {"steps": 2000, "first_loss": 1.0, "loss": 0.4, "seconds": 300.0}
 
@@ -60,3 +64,31 @@ def test_the_next_commands_can_be_typed_as_they_are_printed():
         assert values(["program", *words[3:]]) == ["program"]
         program._chosen(values, kind)
     assert "init=my runs/pretrained" in shlex.split(lines[1])
+
+
+def test_a_call_that_is_killed_while_it_writes_leaves_what_was_there(tmp_path, monkeypatch):
+    """Pictures and model have been made before; each writer in turn stops in the middle of its file."""
+    fcmae = pretrain.build(RECIPES["pretrain_shapes"])
+    fcmae.save_weights(tmp_path / "fcmae.weights.h5")
+    classifier = kc.ConvNeXtV2((1,), (3,), classes=10, input_shape=fcmae.backbone.input_shape[1:])
+    classifier.save(tmp_path / "model.keras")
+    best = {"top_1": 50.0, "model": str(tmp_path / "model.keras")}
+    done = {"pre-training": {"weights": str(tmp_path / "fcmae.weights.h5")}, "pre-trained": [best]}
+    monkeypatch.setattr(kc, "export_model", lambda *_, **__: None)
+    made = quickstart.show_and_export(done, tmp_path, print)
+    names = ("reconstructions", "predictions", "Keras model")
+    before = {name: made[name].read_bytes() for name in names}
+
+    def killed(*_, path, **__):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    writers = [(quickstart.visualize, "reconstruction_grid"), (quickstart.visualize, "prediction_grid")]
+    for owner, name in (*writers, (keras.Model, "save")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, killed if owner is not keras.Model else lambda _, path: killed(path=path))
+            with pytest.raises(KeyboardInterrupt):
+                quickstart.show_and_export(done, tmp_path, print)
+        assert all(made[name].is_file() for name in names)
+        assert made["Keras model"].read_bytes() != b"half" and made["predictions"].read_bytes() == before["predictions"]
+        assert made["reconstructions"].read_bytes() == before["reconstructions"]
