@@ -247,6 +247,7 @@ def write_tables(workdir, found):
 
 def ablate(names, seeds, workdir, data, configs, say):
     """Runs the grid seed by seed, so that every variant has a number early; {variant: accuracies}."""
+    require(seeds >= 1, "--seeds must be at least 1", seeds)
     for name in names:
         require(name in VARIANTS, "--variants must name variants", name, nearest(name, VARIANTS))
     workdir, found = pathlib.Path(workdir), {}

@@ -325,7 +325,9 @@ FCMAE_NOTES = (
     "initial weights have a deviation of 0.02; the script draws most of them anew with 1, which looks like a slip",
 )
 ERASING = "erasing is not in the tables: 0.25 in every command of TRAINING.md, and the script's default"
-HALF = "the released commands train in mixed float16; here it is float32, or --set dtype=mixed_bfloat16"
+HALF = (
+    "the released commands train in mixed float16; here it is float32, or --set dtype=mixed_float16 or mixed_bfloat16"
+)
 LADDER = "the type of the layer decay is not in the table: group for Base and Large (appendix A.2)"
 UNPUBLISHED = "not published for this size and length, neither loss nor accuracy after fine-tuning"
 IN1K_HARDWARE = "32 GPUs with 32 images each, or 8 with --set accumulation=4"

@@ -11,6 +11,7 @@ from keras_convnextv2.detection.arrays import count_of
 REQUIRED = {"truths": {"classes": "int64"}, "detections": {"scores": "float64", "classes": "int64"}}
 OPTIONAL = {"truths": {"difficult": False, "crowd": False, "area": np.nan}, "detections": {}}
 NO_VERDICT = (np.zeros(0), np.zeros(0, bool), np.zeros(0, bool))  # a class without detections has something to join
+SHORTEST = 6  # numbers of a polygon: three corners
 SMALLEST_UNION = np.float32(1e-6)  # mmdetection's: boxes without area overlap by 0, not by 0 / 0
 
 # Name: (array of pycocotools, the overlap that matches or None for all ten, size of the objects, how many detections
@@ -266,8 +267,9 @@ def _outlines(tools, where, picture, size):
             its_size = tuple(mask["size"])
             found.append(mask if isinstance(mask["counts"], (str, bytes)) else tools.frPyObjects(mask, *its_size))
         elif isinstance(mask, (list, tuple)):  # polygons
-            its_size = size
-            found.append(tools.merge(tools.frPyObjects(mask, *its_size)))
+            its_size, polygons = size, [polygon for polygon in mask if len(polygon) >= SHORTEST]
+            rows = tools.frPyObjects(polygons, *size) if polygons else [tools.encode(np.zeros(size, "uint8", "F"))]
+            found.append(tools.merge(rows))
         else:
             mask = np.asarray(mask, bool)
             its_size = mask.shape

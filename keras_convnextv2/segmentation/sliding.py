@@ -36,8 +36,10 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
         mmsegmentation, models/segmentors/encoder_decoder.py (slide_inference) and base.py.
     """
     picture = require_picture(picture)
-    if not scales:
-        raise ValueError(f"scales must be one factor at least. Received: {scales!r}.")
+    if not isinstance(scales, (tuple, list)) or not scales or min(scales) <= 0:
+        raise ValueError(f"scales must be one positive factor or more, such as (0.75, 1.0). Received: {scales!r}.")
+    if size is not None and (np.shape(size) != (2,) or min(size) < 1):
+        raise ValueError(f"size must be (long, short) in pixels, or None. Received: {size!r}.")
     window, stride = windows_of(window, stride)
     sizes = [scaled_size(picture.shape[:2], size, scale) for scale in scales]
     for shown in sizes:

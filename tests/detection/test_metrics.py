@@ -86,6 +86,14 @@ def test_a_mask_is_as_large_as_itself_and_not_as_its_box(expected):
     assert (np.abs(np.subtract(result, expected["coco_segm_area_from_box"]["stats"][3:6])) > 1e-3).all()
 
 
+def test_polygons_of_no_area_are_empty_masks():
+    square, line = [0, 0, 10, 0, 10, 10, 0, 10], [1, 1, 5, 5]
+    shown = {"boxes": [[0, 0, 10, 10]] * 3, "classes": [0, 0, 0], "size": (20, 20)}
+    answer = {"boxes": [[0, 0, 10, 10]], "classes": [0], "scores": [0.9], "masks": [[square]]}
+    result = coco_metrics([{**shown, "masks": [[square, line], [line], []]}], [answer], 1, "segm")
+    assert result["ap50"] == pytest.approx(34 / 101)  # one of three found: recall 1/3 has 34 of the 101 points
+
+
 def test_voc_by_hand():
     truths = [truth(box(0), box(50), box(100), classes=[0, 0, 1])]
     detections = [found(box(0), box(1), box(50), classes=[0, 0, 0])]  # right, the same object again, right

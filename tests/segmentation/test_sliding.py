@@ -94,7 +94,7 @@ def test_a_upernet_as_a_whole_and_by_windows():
     "arguments, message",
     [
         ({"picture": np.zeros((4, 5))}, r"picture must be \(height, width, channels\). Received: shape \(4, 5\)."),
-        ({"scales": ()}, r"scales must be one factor at least. Received: \(\)."),
+        ({"scales": ()}, r"scales must be one positive factor or more, such as .* Received: \(\)."),
         ({"window": 8, "stride": 9}, r"stride must be in 1..window, which is \(8, 8\). Received: \(9, 9\)."),
     ],
 )
@@ -176,3 +176,17 @@ def test_a_small_photo_before_a_compiled_model_of_one_size():
 
     found = kc.segmentation.predict(Compiled(), picture(70, 40), window=(32, 48))
     np.testing.assert_array_equal(found, kc.segmentation.predict(segmenter, picture(70, 40), window=(32, 48)))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"scales": 1.0}, "scales must be one positive factor or more, .* Received: 1.0"),
+        ({"scales": (1.0, 0)}, r"scales must be one positive factor or more, .* Received: \(1.0, 0\)"),
+        ({"size": 512}, r"size must be \(long, short\) in pixels, or None. Received: 512"),
+        ({"size": (0, 0)}, r"size must be \(long, short\) in pixels, or None. Received: \(0, 0\)"),
+    ],
+)
+def test_arguments_of_other_kinds_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        kc.segmentation.predict(model(), picture(), **options)

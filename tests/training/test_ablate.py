@@ -159,3 +159,9 @@ def test_settings_of_a_variant_reach_its_pre_training(tmp_path):
         ablate.once = original
     assert seen[0] == dataclasses.replace(CONFIGS[0], mask_ratio=0.5)
     assert seen[1].init == str(tmp_path / "pretrain_mask_ratio_0.5_seed_0")
+
+
+def test_no_seed_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--seeds must be at least 1. Received: 0"):
+        ablate.ablate(["default"], 0, tmp_path / "grid", "shapes", {}, print)
+    assert not (tmp_path / "grid").exists()
