@@ -124,6 +124,15 @@ def test_a_split_that_label_maps_lack_is_refused(saved, data, tmp_path, split):
         evaluate.run(Evaluate(split=split), saved, f"folder:{data}", str(tmp_path / "out"), quiet)
 
 
+def test_classes_in_another_order_are_refused(saved, data, tmp_path):
+    names = list(NAMES)
+    names[0], names[1] = names[1], names[0]
+    (data / "classes.txt").write_text("\n".join(names))
+    message = f"must be the model's, in its order: class 0 is '{NAMES[0]}'. Received: '{NAMES[1]}'"
+    with pytest.raises(ValueError, match=message):
+        evaluate.run(Evaluate(), saved, f"folder:{data}", str(tmp_path / "out"), quiet)
+
+
 def test_a_segmenter_is_no_classifier(saved):
     from training.trained import open_trained
 
