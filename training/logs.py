@@ -66,10 +66,8 @@ class Table:
     def __init__(self, path, first_step, writes=True):
         self._path, self._writes, self.kept = path, writes, []
         if path.exists():
-            lines = path.read_bytes().splitlines(keepends=True)
-            ended = [
-                line.decode("utf-8") for line in lines if line.endswith(b"\n")
-            ]  # a number can be cut in its middle
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            ended = [line for line in lines if line.endswith("\n")]  # a number can be cut in its middle
             self.kept = [row for row in csv.DictReader(ended) if _is_whole(row) and int(row["step"]) <= first_step]
             if writes:
                 write_whole({path: self._write_kept})

@@ -127,8 +127,8 @@ def predict(config, folder, trained, data, files, say):
             for n, file in enumerate(files)
         ]
         folder.write_table("predictions.csv", ["file", *names, "label_map", "error"], rows)
-        places_on_sheet = np.linspace(0, len(found) - 1, min(config.sheet, SHOWN)).round().astype(int)
-        sheet = [list(found)[place] for place in np.unique(places_on_sheet)]
+        spread = np.linspace(0, len(found) - 1, min(config.sheet, SHOWN, len(found))).round().astype(int)
+        sheet = [list(found)[place] for place in spread]
         if sheet:
             pictures = [open_file(files[n], trained.channels).array for n in sheet]
             maps = [np.asarray(Image.open(folder.path / places[n])) for n in sheet]

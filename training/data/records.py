@@ -10,14 +10,13 @@ import functools
 import itertools
 import json
 import pathlib
-import shlex
-import sys
 import threading
 
 import numpy as np
 
 from training.data.decode import Encoded, UnreadableImage, printable
 from training.data.picture_source import MEMORY_LIMIT, PictureSource, fit_in_memory
+from training.fields import command_line
 
 MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
 _RANDOM_ACCESS = {"options": "readahead_buffer_size:0,max_parallelism:0", "file_reader_buffer_size": 1 << 15}
@@ -129,7 +128,7 @@ def read_manifest(root):
 def command(plan, root):
     """What packs a set, or goes on with it."""
     options = [f"--{key}={value}" for key, value in plan["settings"].items()]
-    return shlex.join([sys.executable, "-m", "training.pack", "--data", plan["data"], "--to", str(root), *options])
+    return command_line("pack", "--data", plan["data"], "--to", root, *options)
 
 
 def read_plan(file):
