@@ -572,6 +572,13 @@ def test_help_has_our_flags_first_and_each_recipe_in_a_line():
     assert "76.7%" in rows["finetune_atto"]
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="which needs JAX")
+def test_nothing_is_said_of_a_jax_that_is_not_installed():
+    program_ = "import sys; sys.modules['jax'] = None; import training.data; print('imported')"
+    done = subprocess.run([sys.executable, "-c", program_], capture_output=True, text=True, check=True)
+    assert done.stdout == "imported\n" and "jax" not in done.stderr
+
+
 @pytest.mark.slow
 def test_nothing_but_our_lines_reaches_the_terminal(tmp_path):
     command = [sys.executable, "-m", "training.finetune", "--recipe", "scratch_shapes", "--data", "shapes:20"]
