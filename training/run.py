@@ -171,6 +171,8 @@ def _choose(config, task, step, checkpoints, numbers, say):
     if best:
         numbers = best["numbers"]
         say(f"the best weights are those after step {best['step']}")
+    elif task.evaluate and config.choose == "best":
+        say("there is no checkpoint of the best weights: the last ones are taken")
     if step.average:
         averaged = not numbers or numbers[f"{task.best}_average"] >= numbers[task.best]
         say(f"saved: the {'average of weights' if averaged else 'weights themselves, better than their average'}")
