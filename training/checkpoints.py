@@ -92,6 +92,11 @@ def differing(theirs, ours, may_differ=MAY_DIFFER):
     return [key for key in keys if theirs.get(key) != ours.get(key)]
 
 
+def holds_whole(folder):
+    """Whether a run can go on from a checkpoint in this folder; nothing is changed there."""
+    return any(whole_meta(path) for path in reversed(steps(folder).values()))
+
+
 def whole_meta(path):
     """The meta of a file whose every array can be read, else None; a disk that cannot be read is no damage: it raises.
 

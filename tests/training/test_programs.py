@@ -17,7 +17,7 @@ from absl import flags
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.preprocessing import Preprocessing
 from tests.training.data.conftest import GOLDEN, write_picture
-from training import finetune, pretrain, program, workdir
+from training import checkpoints, finetune, pretrain, program, workdir
 from training import quiet as quiet_module
 from training import run as run_module
 from training.configs import Finetune, Pretrain
@@ -130,6 +130,21 @@ def test_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(finetuned, tmp
     assert ours.files == theirs.files
     for key in ours.files:
         assert ours[key].tobytes() == theirs[key].tobytes(), key
+
+
+def test_a_resume_does_not_need_the_weights_it_began_from(pretrained, tmp_path):
+    folder, init = tmp_path / "run", tmp_path / "pretrained"
+    shutil.copytree(pretrained[0], init)
+    config = dataclasses.replace(FINETUNE, init=str(init), epochs=1)
+    run(finetune.prepare, config, str(folder), DATA, say=quiet)
+    shutil.rmtree(init)
+    longer = dataclasses.replace(config, epochs=2)
+    assert run(finetune.prepare, longer, str(folder), DATA, resume=True, say=quiet)["steps"] == 6
+    assert json.loads((folder / "recipe.json").read_text())["recipe"]["init"] == str(init)
+    for path in checkpoints.steps(folder / "checkpoints").values():
+        path.write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="pretrained"):  # it would begin again
+        run(finetune.prepare, longer, str(folder), DATA, resume=True, say=quiet)
 
 
 def test_resuming_an_ended_run_keeps_its_losses(pretrained, tmp_path):
