@@ -17,10 +17,12 @@ from absl import flags
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.preprocessing import Preprocessing
 from tests.training.data.conftest import GOLDEN, write_picture
-from training import checkpoints, finetune, pretrain, program, workdir
+from tests.training.data.test_label_maps import write_pair
+from tests.training.data.test_objects import coco_tree
+from training import checkpoints, detect, finetune, pretrain, program, segment, workdir
 from training import quiet as quiet_module
 from training import run as run_module
-from training.configs import Finetune, Pretrain
+from training.configs import Detect, Finetune, Pretrain, Segment
 from training.data import (
     ColorJitter,
     PictureSource,
@@ -353,6 +355,43 @@ def test_what_is_odd_about_the_classes_is_said(tmp_path):
     shutil.rmtree(tmp_path / "train" / "b")
     finetune.open_labelled(FINETUNE, f"folder:{tmp_path}", say)
     assert lines[1] == "there is one class alone, 'a': every answer will be right"
+
+
+def classes_in(folder):
+    for number in range(12):
+        write_picture(folder / "ab"[number % 2] / f"{number}.png", number)
+
+
+def maps_in(folder):
+    for number in range(12):
+        write_pair(folder / "images", folder / "labels", f"{number}", number)
+
+
+def objects_in(folder):
+    coco_tree(folder, [])
+    (folder / "annotations" / "val.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "module, config, arrange, count",
+    [
+        (finetune, FINETUNE, classes_in, 2),
+        (segment, Segment(size="atto", image_size=(32, 48)), maps_in, 1),
+        (detect, Detect(size="atto", image_size=(32, 48), filter_empty=False), objects_in, 1),
+    ],
+)
+def test_a_division_of_ones_own_is_said(module, config, arrange, count, tmp_path, monkeypatch):
+    arrange(tmp_path)
+    said = []
+    monkeypatch.setattr(module, "require_readable", lambda *_: 1 / 0)  # all that follows is of no matter here
+    config = dataclasses.replace(config, validation_split=0.05)
+    with pytest.raises(ZeroDivisionError):
+        module.prepare(config, f"folder:{tmp_path}", said.append, ONE)
+    how = f"so {count} pictures are held out by their names (validation_split=0.05)"
+    assert said == [f"folder:{tmp_path} (test): the folder has no such part, {how}"]
+    with pytest.raises(ZeroDivisionError):
+        module.prepare(config, DATA, said.append, ONE)
+    assert len(said) == 1
 
 
 def test_classes_that_differ_are_named_and_not_all_of_them(monkeypatch):

@@ -9,6 +9,13 @@ NAMED = 20  # files in one error
 EVERY = 5000  # pictures between two lines of progress
 
 
+def say_held_out(source, say):
+    """Says of a source to test on that it was divided from the rest for want of such a part, and how."""
+    if isinstance(source, PictureSource) and source.held_out:
+        how = f"{source.count:,} pictures are held out by their names (validation_split={source.held_out:g})"
+        say(f"{source.name}: the folder has no such part, so {how}")
+
+
 def require_readable(source, say, workers=None):
     """Opens every picture of a source, in parallel, as far as its header.
 

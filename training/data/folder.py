@@ -25,6 +25,8 @@ def open_folder(path, split, channels, keep=None, validation_split=0.1):
     read = lambda index: open_file(files[index], channels)  # noqa: E731
     keep = fit_in_memory(read, len(files), channels) if keep is None else keep
     kinds = {"channels": channels, "classes": classes, "labels": labels, "keep": keep}
+    if split in ("train", "test") and not is_split(path):
+        kinds["held_out"] = validation_split
     return PictureSource(f"folder:{path} ({split})", read, len(files), **kinds)
 
 

@@ -85,7 +85,7 @@ def open_labelled_maps(path, split, *, channels=3, classes=0, ignored=(IGNORE,),
         FileNotFoundError: another layout, a photo without labels, no photo.
     """
     root = os.path.expanduser(path)
-    photos, published = _pairs(root, split, validation_split)
+    photos, published, divided = _pairs(root, split, validation_split)
     if published:
         names = _names(os.path.join(root, ADE20K_FILE), ADE20K_CLASSES) or tuple(map(str, range(ADE20K_CLASSES)))
         ignored, first = (0, *ignored), 1
@@ -99,11 +99,12 @@ def open_labelled_maps(path, split, *, channels=3, classes=0, ignored=(IGNORE,),
         return open_file(photos[index][0], channels), maps[index]
 
     kinds = {"channels": channels, "classes": names, "labelled": True}
+    kinds["held_out"] = validation_split if divided else None
     return PictureSource(f"folder:{path} ({split})", read, len(photos), **kinds)
 
 
 def _pairs(root, split, share):
-    """([(photo, label map)], whether it is ADE20K's layout)."""
+    """([(photo, label map)], whether it is ADE20K's layout, whether it is divided here)."""
     if not os.path.isdir(root):
         raise FileNotFoundError(f"folder:PATH needs a folder, laid out as {LAYOUT}. Received: {root!r}")
     for names in SPLIT_NAMES[split]:
@@ -113,7 +114,7 @@ def _pairs(root, split, share):
                 annotated = layout[0] == "images" and os.path.isdir(os.path.join(root, "annotations"))
                 beside = [part.replace("images", "annotations" if annotated else "labels") for part in layout]
                 published = annotated and any(os.path.isfile(os.path.join(root, name)) for name in ADE20K_FILES)
-                return _paired(folder, os.path.join(root, *beside)), published
+                return _paired(folder, os.path.join(root, *beside)), published, False
     folder = os.path.join(root, "images")
     if not os.path.isdir(folder) or any(os.path.isdir(os.path.join(root, name)) for name in SPLIT_NAMES["train"]):
         raise FileNotFoundError(f"label maps need the layout {LAYOUT}, or {ADE20K}. Received: {root!r}")
@@ -123,7 +124,7 @@ def _pairs(root, split, share):
             f"one photo to train on and one held out are needed. Received: {len(pairs)} in {folder}"
         )
     tested = held_out([photo for photo, _ in pairs], folder, share)
-    return [pair for pair in pairs if (pair[0] in tested) == (split == "test")], False
+    return [pair for pair in pairs if (pair[0] in tested) == (split == "test")], False, True
 
 
 def _paired(photos, labels):
