@@ -1,12 +1,11 @@
 """Label maps: the class of each pixel of a photo, in a picture file beside it, and the folders that hold both."""
 
-import concurrent.futures
 import os
 
 import numpy as np
 from PIL import Image
 
-from training.data.checking import EVERY
+from training.data.checking import each
 from training.data.decode import lines_of, open_file, printable
 from training.data.folder import held_out, pictures_in
 from training.data.picture_source import PictureSource
@@ -185,13 +184,14 @@ def _classes(root, photos, count, ignored):
 
 
 def require_maps(source, say):
-    """Reads the label map of every photo of a source, in parallel; raises for the first bad one."""
-    done = 0
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda index: _checked(*source.opened(index)), range(source.count)):
-            done += 1
-            if done % EVERY == 0:
-                say(f"checked {done:,} of {source.count:,} label maps of {source.name}", progress=True)
+    """Reads the label map of every photo of a source, in parallel.
+
+    Raises:
+        ValueError: names all that are bad, and photos that cannot be opened.
+    """
+    rule = f"every photo of {source.name} and its label map must be sound"
+    for _ in each(source, _checked, say, rule, "label maps"):
+        pass
 
 
 def _checked(picture, labels):
