@@ -187,8 +187,8 @@ def test_checkpoints_of_an_earlier_run_are_refused_and_untouched(tmp_path, name)
 
 def test_two_runs_cannot_share_a_folder(pretrained):
     folder = pretrained[0]
-    program = "import sys, time; from training.workdir import _locked; import pathlib; "
-    program += "held = _locked(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    program = "import sys, time; from training.workdir import locked; import pathlib; "
+    program += "held = locked(pathlib.Path(sys.argv[1]), '--workdir'); print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", program, str(folder / "lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"

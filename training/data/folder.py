@@ -60,6 +60,12 @@ def _root(path):
     return root
 
 
+def folders_of_classes(path):
+    """Those whose folders are the classes: of a folder without splits itself."""
+    root = _root(path)
+    return [found for found in (_first(root, _TRAIN), _first(root, _TEST)) if found] or [root]
+
+
 def is_split(path):
     """Whether the folder has a train or a test of its own."""
     root = os.path.expanduser(path)
