@@ -39,7 +39,8 @@ def listed(path, split, validation_split=0.1):
     """(paths, classes, labels or None) of the pictures of one split."""
     root = _root(path)
     if split != "unlabelled":
-        return _labelled(root, split, validation_split)
+        files, classes, labels = _labelled(root, split, validation_split)
+        return files, list(map(printable, classes)), labels  # names are drawn, and written into models and tables
     folder = _first(root, _TRAIN) or root
     if not (files := _pictures(folder)):
         raise FileNotFoundError(_no_pictures(folder))

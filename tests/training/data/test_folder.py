@@ -200,6 +200,14 @@ def test_a_name_that_is_no_utf8_is_named(folder):
         source.picture(4)
 
 
+def test_a_class_whose_name_is_no_utf8_has_one_that_can_be_written(folder):
+    for split in ("train", "test"):
+        os.rename(os.fsencode(folder / split / "dog"), os.fsencode(folder / split) + b"/caf\xe9")
+    for split in ("train", "test"):
+        source = open_source(f"folder:{folder}", split)
+        assert source.classes == ("caf\\xe9", "cat", "eel") and 0 in source.labels
+
+
 def test_all_pictures_of_a_folder_without_train_and_test(tmp_path):
     for name, count in (("a", 1), ("b", 3), ("c", 0)):
         (tmp_path / name).mkdir()
