@@ -652,6 +652,29 @@ def test_notes_are_held_back_and_nothing_else(capfd):
     assert capfd.readouterr().err == "a line of somebody else\n" + note.decode()
 
 
+def test_a_process_that_was_begun_meanwhile_is_not_waited_for(capfd):
+    with quiet_module.without_notes():
+        other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        os.write(2, b"a line without its end")
+    assert capfd.readouterr().err == "a line without its end"
+    other.communicate(b"\n")
+
+
+@pytest.mark.parametrize("end", ["os.abort()", "os.kill(os.getpid(), signal.SIGKILL)", "signal.raise_signal(11)"])
+def test_the_last_words_of_a_crash_reach_the_terminal(end):
+    held = "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR"
+    program_ = f"""
+import os, signal
+from training.quiet import without_notes
+with without_notes():
+    os.write(2, b"{held}\\nterminate called after throwing an instance of 'std::bad_alloc'")
+    {end}
+"""
+    done = subprocess.run([sys.executable, "-c", program_], capture_output=True, text=True)
+    assert done.returncode < 0
+    assert done.stderr == "terminate called after throwing an instance of 'std::bad_alloc'"
+
+
 def test_explain_prints_the_recipe_and_stops(tmp_path):
     command = [sys.executable, "-m", "training.pretrain", "--recipe", "pretrain_shapes", "--data", DATA, "--explain"]
     command += ["--set", "batch_size=12", "--set", "mask_ratio=0.5", "--workdir", str(tmp_path / "run")]
