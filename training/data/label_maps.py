@@ -131,7 +131,7 @@ def _paired(photos, labels):
     found = pictures_in(photos)
     if not found:
         raise FileNotFoundError(f"there is no photo in {photos}")
-    by_stem = _by_stem(labels, pictures_in(labels))
+    by_stem = _by_stem(labels, pictures_in(labels, by_name=True))  # photos may share a map
     pairs = [(photo, by_stem.get(stem)) for stem, photo in _by_stem(photos, found).items()]
     lacking = [printable(photo) for photo, map_ in pairs if map_ is None]
     if lacking:

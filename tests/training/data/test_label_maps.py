@@ -126,6 +126,16 @@ def test_other_data_is_refused(data):
         open_maps(data, "train")
 
 
+def test_photos_may_share_a_map_by_a_link(tmp_path):
+    for name in ("a", "b"):
+        write_pair(tmp_path / "train" / "images", tmp_path / "train" / "labels", name, 1)
+    shared = tmp_path / "train" / "labels" / "b.png"
+    shared.unlink()
+    shared.symlink_to("a.png")
+    first, second = (opened(open_maps(f"folder:{tmp_path}", "train"), index)[1] for index in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
 def test_an_empty_folder_names_the_layout(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"label maps need the layout PATH/train/\{images,labels\}"):
         open_maps(f"folder:{tmp_path}", "train")
