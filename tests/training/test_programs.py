@@ -79,6 +79,9 @@ def test_pretraining_leaves_a_model_weights_and_its_recipe(pretrained):
     assert np.isfinite(results["loss"])
     assert results["model"] == str(folder / "model.keras") and any("--set init=" in line for line in results["next"])
     assert any(line.startswith("step 6/6  loss") for line in lines)
+    assert any(
+        "24 images of shapes (unlabelled) at 16 x 12 pixels, 6 steps of 8 (3 an epoch)" in line for line in lines
+    )
 
 
 def test_pretrained_backbone_starts_the_classifier(pretrained):
@@ -183,6 +186,19 @@ def test_checkpoints_of_an_earlier_run_are_refused_and_untouched(tmp_path, name)
     with pytest.raises(ValueError, match="must not hold checkpoints of an earlier run.*checkpoints'.*Remove them"):
         run(pretrain.prepare, PRETRAIN, str(tmp_path / "run"), DATA, say=quiet)
     assert left.read_bytes() == b"earlier"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_with_its_name(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match=f"Not a directory: '{tmp_path}/file/run'"):
+        run(pretrain.prepare, PRETRAIN, str(tmp_path / "file" / "run"), DATA, say=quiet)
+
+    def refused(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(workdir, "open", refused, raising=False)  # what root may write
+    with pytest.raises(OSError, match=f"Permission denied: '{tmp_path}/run/lock'"):
+        run(pretrain.prepare, PRETRAIN, str(tmp_path / "run"), DATA, say=quiet)
 
 
 def test_two_runs_cannot_share_a_folder(pretrained):
@@ -541,6 +557,22 @@ def test_a_short_run_has_an_average_that_follows_it():
     assert averaging(0.9999, 1_000_000) == 0.9999 and averaging(None, 64) is None and averaging(0.9, 5) == 0.0
 
 
+@pytest.mark.parametrize("ema, said", [(0.9, True), (0.1, False), (None, False)])
+def test_another_decay_than_that_of_the_recipe_is_said(ema, said, tmp_path):
+    lines = []
+    config = dataclasses.replace(FINETUNE, ema=ema, steps=12)
+    say = lambda text, progress=False: lines.append(text)  # noqa: E731
+
+    def stop(*_):
+        raise OSError("enough")
+
+    task = dataclasses.replace(finetune.prepare(config, DATA, quiet, ONE), evaluate=stop)
+    with pytest.raises(OSError, match="enough"):
+        run(lambda *_: task, config, str(tmp_path / "run"), DATA, say=say)
+    line = "average of weights: decay 0.1667 for 12 steps, in place of 0.9"
+    assert (line in lines) == said and len([text for text in lines if text.startswith("average")]) == said
+
+
 def test_the_best_weights_are_saved_where_they_are_chosen(tmp_path, monkeypatch):
     """The numbers of the evaluations, and whether the average is better, are made up."""
     worth = iter([(30.0, 10.0), (50.0, 90.0), (40.0, 20.0)])  # after each epoch: of the weights, of the average
@@ -699,6 +731,9 @@ def test_explain_has_the_rate_of_each_layer_and_what_the_run_needs():
     assert "command: python -m training.finetune --recipe finetune_tiny --data tfds:imagenet2012" in said
     assert "--set init=convnextv2_tiny.fcmae --set epochs=300" in said
     assert "note: erasing is not in the tables" in said and "top-1 83.0%" in said
+    without = program.explain("finetune_tiny", RECIPES["finetune_tiny"])
+    changed = [line for line in said.splitlines() if line not in without.splitlines()]
+    assert changed[-1] == "what follows is of the recipe without the changes" and len(changed) == 2  # and the command
 
 
 @pytest.mark.parametrize(
