@@ -505,5 +505,7 @@ def _check_predictions(count, labels, probabilities, classes):
 
 
 def _short(name):
-    name = str(name)
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\u2026"
+    """A name that is drawn letter by letter: it may be no UTF-8, and a dollar begins no formula."""
+    name = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(name))
+    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\u2026"
+    return name.replace("$", r"\$")

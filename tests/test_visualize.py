@@ -234,6 +234,21 @@ def test_a_contact_sheet_keeps_the_shape_of_each_picture(tmp_path):
 
 
 @needs_matplotlib
+def test_names_that_are_no_text_or_formula_are_drawn_letter_by_letter(tmp_path):
+    names = ["caf\udce9", "a$b$", r"$\frac{$", "x\ty"]  # the first: a folder whose name is no UTF-8
+    drawn = ["caf\\udce9", r"a\$b\$", r"\$\frac{\$", r"x\ty"]
+    pictures = [np.zeros((20, 20, 3), "uint8")] * 4
+    figure = visualize.contact_sheet(pictures, [f"{name}\n50%" for name in names], tmp_path / "s.png")
+    assert [text.get_text() for text in figure.axes[0].texts] == [f"{name}\n50%" for name in drawn]
+    figure = visualize.confusion_matrix(np.eye(4, dtype=int), names, path=tmp_path / "c.png")
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == drawn
+    found = {"boxes": np.array([[1, 2, 9, 9]] * 4), "scores": np.ones(4), "classes": np.arange(4)}
+    visualize.segmentation(pictures[:1], [np.arange(400).reshape(20, 20) % 4], names, path=tmp_path / "l.png")
+    visualize.detections(pictures[:1], [found], names, path=tmp_path / "d.png")
+    visualize.prediction_grid(np.stack(pictures), np.arange(4), np.eye(4), names, tmp_path / "p.png")
+
+
+@needs_matplotlib
 def test_what_does_not_fit_the_names_is_refused():
     with pytest.raises(ValueError, match=r"a row a class and a column an answer, \(2, 3\). Received: \(3, 2\)"):
         visualize.confusion_matrix(np.zeros((3, 2), int), ["a", "b"], ["a", "b", "c"])

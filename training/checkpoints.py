@@ -92,6 +92,11 @@ def differing(theirs, ours, may_differ=MAY_DIFFER):
     return [key for key in keys if theirs.get(key) != ours.get(key)]
 
 
+def holds_whole(folder):
+    """Whether a run can go on from a checkpoint in this folder; nothing is changed there."""
+    return any(whole_meta(path) for path in reversed(steps(folder).values()))
+
+
 def whole_meta(path):
     """The meta of a file whose every array can be read, else None; a disk that cannot be read is no damage: it raises.
 
@@ -125,10 +130,15 @@ def newest(folder):
     for path in reversed(steps(folder).values()):
         if whole_meta(path):
             return path
-        aside = path.with_name(f"{path.name}.damaged")
-        os.replace(path, aside)
-        logging.warning("%s is damaged: it is now %s", path, aside.name)
+        _set_aside(path, "damaged", "damaged")
     return None
+
+
+def _set_aside(path, ending, what):
+    """Gives a file that must not count another name, and says so."""
+    aside = path.with_name(f"{path.name}.{ending}")
+    os.replace(path, aside)
+    logging.warning("%s is %s: it is now %s", path, what, aside.name)
 
 
 def keep(folder, count):
@@ -166,14 +176,30 @@ class Checkpoints:
         path = self.folder / BEST
         if not self.devices.chief:
             return
-        held = whole_meta(path) if path.exists() else None
+        held = self._best()
         if held is None or held["worth"] < worth:
             save(path, self.variables, {**self.meta, "step": step, "worth": worth, "numbers": numbers})
 
     def restore_best(self):
-        """The meta of best.npz, whose values are now in the variables; None where it is missing or damaged."""
+        """The meta of best.npz, whose values are now in the variables; None without one of this run."""
+        found = self._best() if self.devices.chief else None
+        if not int(self.devices.of_chief(int(found is not None))):
+            return None
+        return load(self.folder / BEST, self.variables, self.meta.get("recipe"))
+
+    def _best(self):
+        """The meta of best.npz; one that is damaged or of another recipe is set aside under another name, and said."""
         path = self.folder / BEST
-        return load(path, self.variables) if path.exists() and whole_meta(path) else None
+        if not path.exists():
+            return None
+        meta = whole_meta(path)
+        if not meta or not {"worth", "numbers"} <= meta.keys():
+            _set_aside(path, "damaged", "damaged")
+        elif differing(meta.get("recipe"), self.meta.get("recipe")):
+            _set_aside(path, "other", "of another run")
+        else:
+            return meta
+        return None
 
     def restore(self):
         """The meta of the newest whole checkpoint, whose values are now in the variables; None without one.

@@ -11,7 +11,7 @@ import keras_convnextv2 as kc
 from keras_convnextv2.detection.metrics import pycocotools
 from keras_convnextv2.preprocessing import channel_statistics
 from training.configs import Detect
-from training.data import DetectionAugmentation, open_objects, require_objects, require_readable, tiled
+from training.data import DetectionAugmentation, open_objects, require_objects, require_readable, say_held_out, tiled
 from training.evaluation.detection import Finder, look_of, numbers, results
 from training.fields import command_line
 from training.finetune import weights_of
@@ -88,6 +88,7 @@ def sample_losses(model, batch):
 def prepare(config, data, say, devices):
     pycocotools()  # else the first evaluation would end the run
     source, test = open_sources(config, data)
+    say_held_out(test, say)
     require_readable(test, say)
     for checked in (getattr(source, "whole", source), test):  # of tiles the pictures: each is opened once
         require_objects(checked, say, masks=config.masks)

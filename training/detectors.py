@@ -4,7 +4,7 @@ import numpy as np
 
 from keras_convnextv2 import detection, visualize
 from keras_convnextv2.detection.metrics import pycocotools
-from training.data import UnreadableImage, open_objects
+from training.data import UnreadableImage, open_objects, require_objects, say_held_out
 from training.data.decode import open_file, printable
 from training.evaluation.detection import Finder, look_of, numbers, results, twelve
 from training.protocol import every_tenth, protocol
@@ -47,6 +47,8 @@ def evaluate(config, folder, trained, data, say):
     if len(source.classes) != len(names):
         rule = f"objects must be of the {len(names)} classes of the model"
         raise ValueError(f"{rule}. Received: {len(source.classes)} in {source.name}.")
+    require_objects(source, say, masks=model.masks, lacking=True)
+    say_held_out(source, say)
     say(f"{source.count:,} photos of {source.name}, {in_words(look)}; {len(names)} classes")
     finder = Finder(model, make_predict(model, jit=config.jit))
     truths, found = results(finder, source, look, every_tenth(say, source.count, "evaluating"))

@@ -23,6 +23,7 @@ from training.data import (
     classification_example,
     open_source,
     require_readable,
+    say_held_out,
     take_per_class,
 )
 from training.evaluation.classification import top_1
@@ -114,6 +115,7 @@ def open_labelled(config, data, say):
     given = config.classes
     fits = given in (0, len(classes))
     require(fits, f"classes must be {len(classes)}, those of {sources[0].name}", given, "Leave it out to ask the data.")
+    say_held_out(sources[1], say)
     if len(classes) == 1:
         say(f"there is one class alone, {classes[0]!r}: every answer will be right")
     if isinstance(sources[1], PictureSource) and sources[1].labels is not None:

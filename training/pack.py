@@ -7,6 +7,7 @@ whole stay. Pictures are copied as they are, decoded by nobody.
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
 import itertools
 import json
@@ -21,13 +22,15 @@ from absl import app, flags
 
 from keras_convnextv2.whole import write_whole
 from training.command import BAD_INPUT, exit_code, require_flags_only
-from training.data.folder import listed, splits_of
+from training.data.decode import printable
+from training.data.folder import folders_of_classes, listed, splits_of
 from training.data.records import MANIFEST, UNFINISHED, command, labels_file, module, read_manifest, read_plan
 from training.logs import Terminal, duration
-from training.workdir import write_json
+from training.workdir import locked, write_json
 
 FILES = 256  # of a split, at most: each stays open while it is read from, and a process may often open 1024
 PICTURES = 4096  # in a file, unless that makes too many
+LOCK = ".lock"  # hidden: it is no part of the set
 EVERY = 5.0  # seconds between two lines of progress
 
 
@@ -52,15 +55,19 @@ def pack(data, to, *, shard_size=0, validation_split=0.1, unlabelled=False, work
     root = pathlib.Path(to).expanduser()
     settings = {"shard_size": shard_size, "validation_split": validation_split, "unlabelled": unlabelled}
     asked = {"data": data, "settings": settings}
-    if not (root / MANIFEST).exists():
-        if not (root / UNFINISHED).exists():
-            _plan(root, source, asked, say)
-        plan = _same(read_plan(root / UNFINISHED), asked, root)
-        _write_files(root, os.path.expanduser(source), plan, workers, say)
-        write_json(root / MANIFEST, plan)  # from here on it is a set
-    manifest = _same(read_plan(root / MANIFEST), asked, root)
-    for rest in (root / UNFINISHED, *root.glob("*.names")):
-        rest.unlink(missing_ok=True)
+    if not unlabelled and not any((root / name).exists() for name in (MANIFEST, UNFINISHED)):
+        _require_no_class(root, source)
+    root.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(locked(root / LOCK, "--to")):
+        if not (root / MANIFEST).exists():
+            if not (root / UNFINISHED).exists():
+                _plan(root, source, asked, say)
+            plan = _same(read_plan(root / UNFINISHED), asked, root)
+            _write_files(root, os.path.expanduser(source), plan, workers, say)
+            write_json(root / MANIFEST, plan)  # from here on it is a set
+        manifest = _same(read_plan(root / MANIFEST), asked, root)
+        for rest in (root / UNFINISHED, *root.glob("*.names")):
+            rest.unlink(missing_ok=True)
     counts = ", ".join(f"{split['count']:,} {name}" for name, split in manifest["splits"].items())
     say(f"packed: {counts}. Take it with --data records:{to}")
 
@@ -78,6 +85,16 @@ def check(to, workers=None, say=None):
     if bad:
         raise ValueError(f"every file of {to} must have its checksum. Received: {len(bad)} without: {', '.join(bad)}")
     say(f"all {len(files)} files have their checksums")
+
+
+def _require_no_class(root, source):
+    """Raises where the packed set would lie among the folders of the classes, as one of them."""
+    place = os.path.realpath(root.parent)
+    if not root.name.startswith(".") and place in map(os.path.realpath, folders_of_classes(source)):
+        raise ValueError(
+            f"--to must not lie among the classes of --data, of which it would be one. Received: {str(root)!r}. "
+            "Try a folder beside that of --data."
+        )
 
 
 def _same(plan, asked, root):
@@ -163,9 +180,8 @@ def _write_file(root, source, name, done, stop):
                     if stop.is_set():
                         raise Interrupted
                     file, label = json.loads(line)
-                    with open(os.path.join(source, file), "rb") as picture:
-                        head = json.dumps({"name": file, "label": label}).encode()
-                        writer.write(head + b"\n" + picture.read())
+                    head = json.dumps({"name": file, "label": label}).encode()
+                    writer.write(head + b"\n" + _content(os.path.join(source, file), root))
                     done[name] = number
         finally:
             writer.close()
@@ -173,6 +189,16 @@ def _write_file(root, source, name, done, stop):
 
     write_whole({root / name: write})
     return facts
+
+
+def _content(file, root):
+    """The bytes of a picture that was there when the folder was listed."""
+    try:
+        with open(file, "rb") as picture:
+            return picture.read()
+    except FileNotFoundError as error:
+        rule = f"pictures must stay until they are packed. Received: {printable(file)}, which has gone"
+        raise FileNotFoundError(f"{rule}. Put it back, or remove {str(root)!r} and pack again.") from error
 
 
 def _digest(path):

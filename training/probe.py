@@ -269,4 +269,4 @@ def _next_lines(config, trained, model, data, classes):
 
 
 if __name__ == "__main__":
-    launch(Probe, run)
+    launch(Probe, run, go_on="The same command goes on")  # with the features that it kept

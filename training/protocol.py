@@ -132,25 +132,29 @@ def overview(config, values=flags.FLAGS):
     return "\n".join([purpose(), *flag_lines(FLAGS, values), "\nwhat --set can change:", explain(config)])
 
 
-def launch(kind, run, takes=SPECS, takes_files=False):
+BEGINS_AGAIN = "The same command begins again"
+
+
+def launch(kind, run, takes=SPECS, takes_files=False, go_on=BEGINS_AGAIN):
     """Runs the program `run(config, model, data, workdir, say)` as the flags say.
 
     Args:
         kind: the class of its config.
         takes: what --data takes, in words.
         takes_files: arguments that are no flags are pictures: `data` is then a list.
+        go_on: what is said after a signal.
     """
     define_flags(takes=takes)
     if asks_for_help():
         print(overview(kind()))
         return
     spare_workers_the_program()
-    app.run(lambda argv: sys.exit(main(argv, kind, run, takes, takes_files)))
+    app.run(lambda argv: sys.exit(main(argv, kind, run, takes, takes_files, go_on)))
 
 
-def main(argv, kind, run, takes=SPECS, takes_files=False, values=flags.FLAGS):
+def main(argv, kind, run, takes=SPECS, takes_files=False, go_on=BEGINS_AGAIN, values=flags.FLAGS):
     """The exit code."""
-    return exit_code(lambda: _body(argv, kind, run, takes, takes_files, values))
+    return exit_code(lambda: _body(argv, kind, run, takes, takes_files, values), go_on)
 
 
 def _body(argv, kind, run, takes, takes_files, values):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
-from training.checkpoints import Checkpoints, differing
+from training.checkpoints import Checkpoints, differing, holds_whole
 from training.data import training_batches
 from training.devices import open_devices
 from training.fields import require
@@ -77,13 +77,21 @@ def _run(devices, prepare, config, workdir, data, resume, say):
     folder = Workdir(workdir, type(config).__name__.lower(), config, data, resume, devices.chief)
     seed_initial_weights(config.seed)
     with devices.scope():
-        task = prepare(config, data, say, devices)
+        task = prepare(_without_init(config, folder, devices) if resume else config, data, say, devices)
     plan = Plan.of(config, task.source.count)  # refuses too large a batch before the folder is taken
     with folder, devices.naming_a_lost_process():
         devices.require_same("recipe and data", folder.fingerprint)
         results = _results(config, task, plan, folder, devices, resume, say)
         devices.sum(0)  # nobody leaves before the chief has written everything
         return results if devices.chief else {}
+
+
+def _without_init(config, folder, devices):
+    """The config of a run that goes on: a checkpoint has every weight, and what it began from may be gone."""
+    if getattr(config, "init", None) is None:
+        return config
+    begun = devices.of_chief(int(devices.chief and holds_whole(folder.path / CHECKPOINTS)))
+    return dataclasses.replace(config, init=None) if begun else config
 
 
 def once(prepare, config, workdir, data, say):
@@ -171,6 +179,8 @@ def _choose(config, task, step, checkpoints, numbers, say):
     if best:
         numbers = best["numbers"]
         say(f"the best weights are those after step {best['step']}")
+    elif task.evaluate and config.choose == "best":
+        say("there is no checkpoint of the best weights: the last ones are taken")
     if step.average:
         averaged = not numbers or numbers[f"{task.best}_average"] >= numbers[task.best]
         say(f"saved: the {'average of weights' if averaged else 'weights themselves, better than their average'}")

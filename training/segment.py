@@ -8,7 +8,7 @@ import keras
 import keras_convnextv2 as kc
 from keras_convnextv2.preprocessing import channel_statistics
 from training.configs import Segment
-from training.data import SegmentationAugmentation, open_maps, require_readable, segmentation_example
+from training.data import SegmentationAugmentation, open_maps, require_readable, say_held_out, segmentation_example
 from training.data.label_maps import IGNORE, require_maps
 from training.evaluation.segmentation import agreement, numbers
 from training.fields import require
@@ -77,6 +77,7 @@ def sample_losses(model, batch):
 
 def prepare(config, data, say, devices):
     source, test = open_sources(config, data)
+    say_held_out(test, say)
     require_readable(test, say)
     for checked in (source, test):
         require_maps(checked, say)

@@ -76,7 +76,7 @@ class Workdir:
         self._lock = None
         if self.writes:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.path / LOCK)
+            self._lock = locked(self.path / LOCK, "--workdir")
             try:
                 self._check()  # once more: another run may have come and gone since
                 if not self._resume:
@@ -176,8 +176,12 @@ def read_results(file):
     return held
 
 
-def _locked(path):
-    """An open file that no other process can lock until it is closed, or the process ends in whatever way."""
+def locked(path, flag):
+    """An open file that no other process can lock until it is closed, or the process ends in whatever way.
+
+    Args:
+        flag: what names its folder, for the error.
+    """
     file = open(path, "a+", encoding="utf-8")
     try:
         import fcntl
@@ -189,9 +193,7 @@ def _locked(path):
         file.seek(0)
         holder = file.read().strip()
         file.close()
-        raise ValueError(
-            f"--workdir must not be in use. Received: {str(path.parent)!r}, of process {holder}"
-        ) from error
+        raise ValueError(f"{flag} must not be in use. Received: {str(path.parent)!r}, of process {holder}") from error
     try:
         with full_disk_named(path):
             file.truncate(0)

@@ -113,6 +113,39 @@ def test_damaged_checkpoints_do_not_count(tmp_path, variables):
     assert list(checkpoints.steps(folder.folder)) == [1]
 
 
+@pytest.mark.parametrize(
+    "spoil, ending, said",
+    [
+        (lambda content: content[: len(content) // 2], "damaged", "is damaged: it is now best.npz.damaged"),
+        (lambda content: b"", "damaged", "is damaged"),
+        (None, "other", "is of another run: it is now best.npz.other"),
+    ],
+)
+def test_a_best_checkpoint_that_is_damaged_or_anothers_is_set_aside(tmp_path, variables, spoil, ending, said, caplog):
+    folder = folder_of(tmp_path, variables)
+    folder.keep_best(5, 90.0, {"top_1": 90.0})
+    path = folder.folder / "best.npz"
+    if spoil:
+        path.write_bytes(spoil(path.read_bytes()))
+    else:
+        folder.meta = {"recipe": {"size": "tiny"}}
+    held = path.read_bytes()
+    variables["b"].assign(4)
+    assert folder.restore_best() is None and said in caplog.text
+    assert (folder.folder / f"best.npz.{ending}").read_bytes() == held and not path.exists()
+    assert ops.convert_to_numpy(variables["b"].value) == 4
+    path.write_bytes(held)
+    folder.keep_best(7, 50.0, {"top_1": 50.0})  # worth less than the one that does not count
+    assert folder.restore_best()["step"] == 7
+
+
+def test_a_worse_state_does_not_take_the_place_of_the_best(tmp_path, variables):
+    folder = folder_of(tmp_path, variables)
+    folder.keep_best(5, 90.0, {"top_1": 90.0})
+    folder.keep_best(7, 50.0, {"top_1": 50.0})
+    assert folder.restore_best()["step"] == 5
+
+
 def test_values_that_are_not_finite_are_not_saved(tmp_path, variables):
     folder = folder_of(tmp_path, variables)
     variables["a"].assign(np.full((2, 3), np.inf))

@@ -14,7 +14,7 @@ import pytest
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.network import variables_of
 from tests.training.data.conftest import write_picture
-from training import detect, evaluate, predict
+from training import detect, detectors, evaluate, predict
 from training.configs import Detect
 from training.data import Objects, PictureSource, open_objects
 from training.evaluate import Evaluate
@@ -95,6 +95,26 @@ def test_a_trained_detector_is_evaluated_and_predicts(detected, tmp_path):
     assert len(rows) == seen["detections"] + 1 and rows[-1]["error"] and not rows[-1]["class"]
     with pytest.raises(ValueError, match="model must be a classifier. Received: .*, a detector"):
         open_trained(str(folder)).classifier()
+
+
+def test_bad_objects_are_all_named_before_anything_is_computed(detected, tmp_path, monkeypatch):
+    images = [{"id": k, "file_name": f"{k}.png", "height": 40, "width": 50} for k in (1, 2)]
+    for row in images:
+        keras.utils.save_img(tmp_path / row["file_name"], np.zeros((40, 50, 3)), scale=False)
+    short = {"size": [40, 50], "counts": [3]}
+    rows = [
+        {"id": 6 + k, "image_id": k, "category_id": 0, "bbox": [1, 2, 3, 4], "iscrowd": 0, "segmentation": short}
+        for k in (1, 2)
+    ]
+    categories = [{"id": k, "name": name} for k, name in enumerate(detected[1]["classes"])]
+    (tmp_path / "annotations").mkdir()
+    for split in ("train", "val"):
+        content = {"images": images, "annotations": rows, "categories": categories}
+        (tmp_path / "annotations" / f"{split}.json").write_text(json.dumps(content))
+    monkeypatch.setattr(detectors, "make_predict", lambda *_, **__: 1 / 0)
+    with pytest.raises(ValueError, match=r"Received: 2 that are not: .*object 7: the runs .*; .*object 8: the runs"):
+        evaluate.run(Evaluate(), str(detected[0]), f"folder:{tmp_path}", str(tmp_path / "out"), quiet)
+    assert not (tmp_path / "out").exists()
 
 
 def test_each_list_of_a_set_is_measured(detected, tmp_path):

@@ -257,6 +257,17 @@ def test_data_must_be_named(capsys):
     )
 
 
+@pytest.mark.parametrize("more, said", [({}, "begins again"), ({"go_on": "The same command goes on"}, "goes on")])
+def test_after_ctrl_c_it_is_said_what_the_same_command_does(more, said, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    values = protocol.define_flags(flags.FlagValues())
+    argv = values(["program", "--model", "x", "--data", "shapes"])
+    assert protocol.main(argv, Evaluate, stopped, values=values, **more) == 130
+    assert capsys.readouterr().err == f"\nstopped. The same command {said}.\n"
+
+
 def test_there_are_five_flags_and_every_field_is_explained(capsys):
     values = protocol.define_flags(flags.FlagValues())
     assert sorted(values) == sorted(protocol.FLAGS)

@@ -17,10 +17,12 @@ from absl import flags
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.preprocessing import Preprocessing
 from tests.training.data.conftest import GOLDEN, write_picture
-from training import finetune, pretrain, program, workdir
+from tests.training.data.test_label_maps import write_pair
+from tests.training.data.test_objects import coco_tree
+from training import checkpoints, detect, finetune, pretrain, program, segment, workdir
 from training import quiet as quiet_module
 from training import run as run_module
-from training.configs import Finetune, Pretrain
+from training.configs import Detect, Finetune, Pretrain, Segment
 from training.data import (
     ColorJitter,
     PictureSource,
@@ -77,6 +79,9 @@ def test_pretraining_leaves_a_model_weights_and_its_recipe(pretrained):
     assert np.isfinite(results["loss"])
     assert results["model"] == str(folder / "model.keras") and any("--set init=" in line for line in results["next"])
     assert any(line.startswith("step 6/6  loss") for line in lines)
+    assert any(
+        "24 images of shapes (unlabelled) at 16 x 12 pixels, 6 steps of 8 (3 an epoch)" in line for line in lines
+    )
 
 
 def test_pretrained_backbone_starts_the_classifier(pretrained):
@@ -132,6 +137,21 @@ def test_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(finetuned, tmp
         assert ours[key].tobytes() == theirs[key].tobytes(), key
 
 
+def test_a_resume_does_not_need_the_weights_it_began_from(pretrained, tmp_path):
+    folder, init = tmp_path / "run", tmp_path / "pretrained"
+    shutil.copytree(pretrained[0], init)
+    config = dataclasses.replace(FINETUNE, init=str(init), epochs=1)
+    run(finetune.prepare, config, str(folder), DATA, say=quiet)
+    shutil.rmtree(init)
+    longer = dataclasses.replace(config, epochs=2)
+    assert run(finetune.prepare, longer, str(folder), DATA, resume=True, say=quiet)["steps"] == 6
+    assert json.loads((folder / "recipe.json").read_text())["recipe"]["init"] == str(init)
+    for path in checkpoints.steps(folder / "checkpoints").values():
+        path.write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="pretrained"):  # it would begin again
+        run(finetune.prepare, longer, str(folder), DATA, resume=True, say=quiet)
+
+
 def test_resuming_an_ended_run_keeps_its_losses(pretrained, tmp_path):
     folder = tmp_path / "ended"
     shutil.copytree(pretrained[0], folder)
@@ -168,10 +188,23 @@ def test_checkpoints_of_an_earlier_run_are_refused_and_untouched(tmp_path, name)
     assert left.read_bytes() == b"earlier"
 
 
+def test_a_folder_that_cannot_be_written_is_one_line_with_its_name(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match=f"Not a directory: '{tmp_path}/file/run'"):
+        run(pretrain.prepare, PRETRAIN, str(tmp_path / "file" / "run"), DATA, say=quiet)
+
+    def refused(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(workdir, "open", refused, raising=False)  # what root may write
+    with pytest.raises(OSError, match=f"Permission denied: '{tmp_path}/run/lock'"):
+        run(pretrain.prepare, PRETRAIN, str(tmp_path / "run"), DATA, say=quiet)
+
+
 def test_two_runs_cannot_share_a_folder(pretrained):
     folder = pretrained[0]
-    program = "import sys, time; from training.workdir import _locked; import pathlib; "
-    program += "held = _locked(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    program = "import sys, time; from training.workdir import locked; import pathlib; "
+    program += "held = locked(pathlib.Path(sys.argv[1]), '--workdir'); print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", program, str(folder / "lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
@@ -340,6 +373,43 @@ def test_what_is_odd_about_the_classes_is_said(tmp_path):
     assert lines[1] == "there is one class alone, 'a': every answer will be right"
 
 
+def classes_in(folder):
+    for number in range(12):
+        write_picture(folder / "ab"[number % 2] / f"{number}.png", number)
+
+
+def maps_in(folder):
+    for number in range(12):
+        write_pair(folder / "images", folder / "labels", f"{number}", number)
+
+
+def objects_in(folder):
+    coco_tree(folder, [])
+    (folder / "annotations" / "val.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "module, config, arrange, count",
+    [
+        (finetune, FINETUNE, classes_in, 2),
+        (segment, Segment(size="atto", image_size=(32, 48)), maps_in, 1),
+        (detect, Detect(size="atto", image_size=(32, 48), filter_empty=False), objects_in, 1),
+    ],
+)
+def test_a_division_of_ones_own_is_said(module, config, arrange, count, tmp_path, monkeypatch):
+    arrange(tmp_path)
+    said = []
+    monkeypatch.setattr(module, "require_readable", lambda *_: 1 / 0)  # all that follows is of no matter here
+    config = dataclasses.replace(config, validation_split=0.05)
+    with pytest.raises(ZeroDivisionError):
+        module.prepare(config, f"folder:{tmp_path}", said.append, ONE)
+    how = f"so {count} pictures are held out by their names (validation_split=0.05)"
+    assert said == [f"folder:{tmp_path} (test): the folder has no such part, {how}"]
+    with pytest.raises(ZeroDivisionError):
+        module.prepare(config, DATA, said.append, ONE)
+    assert len(said) == 1
+
+
 def test_classes_that_differ_are_named_and_not_all_of_them(monkeypatch):
     def open_source(name, split, **_):
         classes = [f"c{i}" for i in range(9)] + ["z"] * (split == "train")
@@ -487,6 +557,22 @@ def test_a_short_run_has_an_average_that_follows_it():
     assert averaging(0.9999, 1_000_000) == 0.9999 and averaging(None, 64) is None and averaging(0.9, 5) == 0.0
 
 
+@pytest.mark.parametrize("ema, said", [(0.9, True), (0.1, False), (None, False)])
+def test_another_decay_than_that_of_the_recipe_is_said(ema, said, tmp_path):
+    lines = []
+    config = dataclasses.replace(FINETUNE, ema=ema, steps=12)
+    say = lambda text, progress=False: lines.append(text)  # noqa: E731
+
+    def stop(*_):
+        raise OSError("enough")
+
+    task = dataclasses.replace(finetune.prepare(config, DATA, quiet, ONE), evaluate=stop)
+    with pytest.raises(OSError, match="enough"):
+        run(lambda *_: task, config, str(tmp_path / "run"), DATA, say=say)
+    line = "average of weights: decay 0.1667 for 12 steps, in place of 0.9"
+    assert (line in lines) == said and len([text for text in lines if text.startswith("average")]) == said
+
+
 def test_the_best_weights_are_saved_where_they_are_chosen(tmp_path, monkeypatch):
     """The numbers of the evaluations, and whether the average is better, are made up."""
     worth = iter([(30.0, 10.0), (50.0, 90.0), (40.0, 20.0)])  # after each epoch: of the weights, of the average
@@ -598,6 +684,29 @@ def test_notes_are_held_back_and_nothing_else(capfd):
     assert capfd.readouterr().err == "a line of somebody else\n" + note.decode()
 
 
+def test_a_process_that_was_begun_meanwhile_is_not_waited_for(capfd):
+    with quiet_module.without_notes():
+        other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        os.write(2, b"a line without its end")
+    assert capfd.readouterr().err == "a line without its end"
+    other.communicate(b"\n")
+
+
+@pytest.mark.parametrize("end", ["os.abort()", "os.kill(os.getpid(), signal.SIGKILL)", "signal.raise_signal(11)"])
+def test_the_last_words_of_a_crash_reach_the_terminal(end):
+    held = "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR"
+    program_ = f"""
+import os, signal
+from training.quiet import without_notes
+with without_notes():
+    os.write(2, b"{held}\\nterminate called after throwing an instance of 'std::bad_alloc'")
+    {end}
+"""
+    done = subprocess.run([sys.executable, "-c", program_], capture_output=True, text=True)
+    assert done.returncode < 0
+    assert done.stderr == "terminate called after throwing an instance of 'std::bad_alloc'"
+
+
 def test_explain_prints_the_recipe_and_stops(tmp_path):
     command = [sys.executable, "-m", "training.pretrain", "--recipe", "pretrain_shapes", "--data", DATA, "--explain"]
     command += ["--set", "batch_size=12", "--set", "mask_ratio=0.5", "--workdir", str(tmp_path / "run")]
@@ -622,6 +731,9 @@ def test_explain_has_the_rate_of_each_layer_and_what_the_run_needs():
     assert "command: python -m training.finetune --recipe finetune_tiny --data tfds:imagenet2012" in said
     assert "--set init=convnextv2_tiny.fcmae --set epochs=300" in said
     assert "note: erasing is not in the tables" in said and "top-1 83.0%" in said
+    without = program.explain("finetune_tiny", RECIPES["finetune_tiny"])
+    changed = [line for line in said.splitlines() if line not in without.splitlines()]
+    assert changed[-1] == "what follows is of the recipe without the changes" and len(changed) == 2  # and the command
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from PIL import Image
 import keras_convnextv2 as kc
 from keras_convnextv2 import visualize
 from keras_convnextv2.layers.network import variables_of
-from training import evaluate, predict
+from training import evaluate, predict, segmenters
 from training.evaluate import Evaluate
 from training.predict import Predict
 
@@ -84,6 +84,15 @@ def test_a_segmenter_is_measured_on_label_maps(saved, data, tmp_path):
     for name in ("overlays.png", "confusion.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
     assert any("as a whole; 3 classes" in line for line in said)
+
+
+def test_bad_label_maps_are_all_named_before_anything_is_computed(saved, data, tmp_path, monkeypatch):
+    for number in (1, 2):
+        Image.fromarray(np.zeros((3, 5), "uint8")).save(data / "val" / "labels" / f"{number}.png")
+    monkeypatch.setattr(segmenters, "make_predict", lambda *_, **__: 1 / 0)
+    with pytest.raises(ValueError, match=r"Received: 2 that are not: .*1.png must have the size .*; .*2.png must"):
+        evaluate.run(Evaluate(), saved, f"folder:{data}", str(tmp_path / "out"), quiet)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_segmenter_writes_label_maps_and_shares(saved, data, tmp_path):

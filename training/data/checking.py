@@ -9,30 +9,51 @@ NAMED = 20  # files in one error
 EVERY = 5000  # pictures between two lines of progress
 
 
+def say_held_out(source, say):
+    """Says of a source to test on that it was divided from the rest for want of such a part, and how."""
+    if isinstance(source, PictureSource) and source.held_out:
+        how = f"{source.count:,} pictures are held out by their names (validation_split={source.held_out:g})"
+        say(f"{source.name}: the folder has no such part, so {how}")
+
+
 def require_readable(source, say, workers=None):
     """Opens every picture of a source, in parallel, as far as its header.
 
     Raises:
         UnreadableImage: names all that cannot be opened.
     """
-    if not isinstance(source, PictureSource):
-        return
+    if isinstance(source, PictureSource):
+        rule = f"every picture of {source.name} must be readable"
+        for _ in each(source, lambda picture, target: None, say, rule, "pictures", UnreadableImage, workers):
+            pass
 
-    def reason(index):
+
+def each(source, check, say, rule, what, kind=ValueError, workers=None):
+    """What `check(picture, target)` returns for every picture of a source, in parallel and in their order.
+
+    Args:
+        rule: what must hold of all of them.
+        what: is checked, a word for the line of progress.
+        kind: of the error.
+    Raises:
+        ValueError, UnreadableImage: at the end, with the texts of all such errors that `check` raised.
+    """
+
+    def checked(index):
         try:
-            source.opened(index)
-        except UnreadableImage as error:
-            return str(error)
+            return check(*source.opened(index)), None
+        except (ValueError, UnreadableImage) as error:
+            return None, str(error)
 
     bad = []
     with concurrent.futures.ThreadPoolExecutor(workers or None) as pool:
-        for done, found in enumerate(pool.map(reason, range(source.count)), 1):
-            bad += [found] * (found is not None)
+        for done, (found, reason) in enumerate(pool.map(checked, range(source.count)), 1):
+            if reason is None:
+                yield found
+            else:
+                bad.append(reason)
             if done % EVERY == 0:
-                say(f"checked {done:,} of {source.count:,} pictures of {source.name}", progress=True)
+                say(f"checked {done:,} of {source.count:,} {what} of {source.name}", progress=True)
     if bad:
         more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        raise UnreadableImage(
-            f"every picture of {source.name} must be readable. Received: {len(bad)} that are not: "
-            f"{'; '.join(bad[:NAMED])}{more}"
-        )
+        raise kind(f"{rule}. Received: {len(bad)} that are not: {'; '.join(bad[:NAMED])}{more}")

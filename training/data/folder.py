@@ -25,19 +25,26 @@ def open_folder(path, split, channels, keep=None, validation_split=0.1):
     read = lambda index: open_file(files[index], channels)  # noqa: E731
     keep = fit_in_memory(read, len(files), channels) if keep is None else keep
     kinds = {"channels": channels, "classes": classes, "labels": labels, "keep": keep}
+    if split in ("train", "test") and not is_split(path):
+        kinds["held_out"] = validation_split
     return PictureSource(f"folder:{path} ({split})", read, len(files), **kinds)
 
 
-def pictures_in(path):
-    """The paths of all pictures at any depth of a folder, sorted."""
-    return _pictures(os.path.expanduser(path))
+def pictures_in(path, by_name=False):
+    """The paths of all pictures at any depth of a folder, sorted.
+
+    Args:
+        by_name: of several links to a file each counts; else the first.
+    """
+    return _pictures(os.path.expanduser(path), by_name=by_name)
 
 
 def listed(path, split, validation_split=0.1):
     """(paths, classes, labels or None) of the pictures of one split."""
     root = _root(path)
     if split != "unlabelled":
-        return _labelled(root, split, validation_split)
+        files, classes, labels = _labelled(root, split, validation_split)
+        return files, list(map(printable, classes)), labels  # names are drawn, and written into models and tables
     folder = _first(root, _TRAIN) or root
     if not (files := _pictures(folder)):
         raise FileNotFoundError(_no_pictures(folder))
@@ -56,6 +63,12 @@ def _root(path):
     if not os.path.isdir(root):
         raise FileNotFoundError(f"folder:PATH needs a folder, laid out as {LAYOUT}. Received: {path!r}")
     return root
+
+
+def folders_of_classes(path):
+    """Those whose folders are the classes: of a folder without splits itself."""
+    root = _root(path)
+    return [found for found in (_first(root, _TRAIN), _first(root, _TEST)) if found] or [root]
 
 
 def is_split(path):
@@ -104,7 +117,7 @@ def _first(root, names):
 
 def _subfolders(folder):
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if entry.is_dir() and not _is_of_the_system(entry.name))
 
 
 def _divided(root, split, share):
@@ -154,7 +167,17 @@ def _lineage(path):
     return {path, *map(str, pathlib.PurePath(path).parents)}
 
 
-def _pictures(folder, around=(), classes=(), splits=(), seen=None):
+def _is_of_the_system(name):
+    """Whether a folder is hidden, or of a disk's own."""
+    return name.startswith(".") or name == "lost+found"
+
+
+def _raise(error):
+    if not isinstance(error, FileNotFoundError):  # a class may lack a folder in a split
+        raise error
+
+
+def _pictures(folder, around=(), classes=(), splits=(), seen=None, by_name=False):
     """Paths of all pictures below a folder, sorted; without hidden files, which some systems leave beside others.
 
     Links are followed, but what they lead to is visited once.
@@ -163,6 +186,9 @@ def _pictures(folder, around=(), classes=(), splits=(), seen=None):
         around: real paths of folders; a link to one of them, or to one that it lies in, is not followed.
         classes, splits: real paths of folders whose folders are theirs; those of `classes` keep their files, too.
         seen: real paths of pictures that are another's; those found are added.
+        by_name: as of `pictures_in`.
+    Raises:
+        OSError: a folder below cannot be read.
     """
     own = _lineage(os.path.realpath(folder))
     above = own.union(*map(_lineage, around))
@@ -174,14 +200,14 @@ def _pictures(folder, around=(), classes=(), splits=(), seen=None):
         real = os.path.realpath(place)
         return real not in visited and real not in above and not (os.path.islink(place) and others & _lineage(real))
 
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         visited.add(os.path.realpath(place))
-        folders[:] = [name for name in folders if not name.startswith(".") and followed(os.path.join(place, name))]
+        folders[:] = [name for name in folders if not _is_of_the_system(name) and followed(os.path.join(place, name))]
         for name in files:
             file = os.path.join(place, name)
             if name.lower().endswith(SUFFIXES) and not name.startswith(".") and os.path.isfile(file):
                 real = os.path.realpath(file)
-                if real not in seen and not (os.path.islink(file) and classes & _lineage(real)):
+                if (by_name or real not in seen) and not (os.path.islink(file) and classes & _lineage(real)):
                     found.append(file)
                     seen.add(real)
     return sorted(found)

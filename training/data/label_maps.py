@@ -1,12 +1,11 @@
 """Label maps: the class of each pixel of a photo, in a picture file beside it, and the folders that hold both."""
 
-import concurrent.futures
 import os
 
 import numpy as np
 from PIL import Image
 
-from training.data.checking import EVERY
+from training.data.checking import each
 from training.data.decode import lines_of, open_file, printable
 from training.data.folder import held_out, pictures_in
 from training.data.picture_source import PictureSource
@@ -85,7 +84,7 @@ def open_labelled_maps(path, split, *, channels=3, classes=0, ignored=(IGNORE,),
         FileNotFoundError: another layout, a photo without labels, no photo.
     """
     root = os.path.expanduser(path)
-    photos, published = _pairs(root, split, validation_split)
+    photos, published, divided = _pairs(root, split, validation_split)
     if published:
         names = _names(os.path.join(root, ADE20K_FILE), ADE20K_CLASSES) or tuple(map(str, range(ADE20K_CLASSES)))
         ignored, first = (0, *ignored), 1
@@ -99,11 +98,12 @@ def open_labelled_maps(path, split, *, channels=3, classes=0, ignored=(IGNORE,),
         return open_file(photos[index][0], channels), maps[index]
 
     kinds = {"channels": channels, "classes": names, "labelled": True}
+    kinds["held_out"] = validation_split if divided else None
     return PictureSource(f"folder:{path} ({split})", read, len(photos), **kinds)
 
 
 def _pairs(root, split, share):
-    """([(photo, label map)], whether it is ADE20K's layout)."""
+    """([(photo, label map)], whether it is ADE20K's layout, whether it is divided here)."""
     if not os.path.isdir(root):
         raise FileNotFoundError(f"folder:PATH needs a folder, laid out as {LAYOUT}. Received: {root!r}")
     for names in SPLIT_NAMES[split]:
@@ -113,7 +113,7 @@ def _pairs(root, split, share):
                 annotated = layout[0] == "images" and os.path.isdir(os.path.join(root, "annotations"))
                 beside = [part.replace("images", "annotations" if annotated else "labels") for part in layout]
                 published = annotated and any(os.path.isfile(os.path.join(root, name)) for name in ADE20K_FILES)
-                return _paired(folder, os.path.join(root, *beside)), published
+                return _paired(folder, os.path.join(root, *beside)), published, False
     folder = os.path.join(root, "images")
     if not os.path.isdir(folder) or any(os.path.isdir(os.path.join(root, name)) for name in SPLIT_NAMES["train"]):
         raise FileNotFoundError(f"label maps need the layout {LAYOUT}, or {ADE20K}. Received: {root!r}")
@@ -123,7 +123,7 @@ def _pairs(root, split, share):
             f"one photo to train on and one held out are needed. Received: {len(pairs)} in {folder}"
         )
     tested = held_out([photo for photo, _ in pairs], folder, share)
-    return [pair for pair in pairs if (pair[0] in tested) == (split == "test")], False
+    return [pair for pair in pairs if (pair[0] in tested) == (split == "test")], False, True
 
 
 def _paired(photos, labels):
@@ -131,7 +131,7 @@ def _paired(photos, labels):
     found = pictures_in(photos)
     if not found:
         raise FileNotFoundError(f"there is no photo in {photos}")
-    by_stem = _by_stem(labels, pictures_in(labels))
+    by_stem = _by_stem(labels, pictures_in(labels, by_name=True))  # photos may share a map
     pairs = [(photo, by_stem.get(stem)) for stem, photo in _by_stem(photos, found).items()]
     lacking = [printable(photo) for photo, map_ in pairs if map_ is None]
     if lacking:
@@ -184,13 +184,14 @@ def _classes(root, photos, count, ignored):
 
 
 def require_maps(source, say):
-    """Reads the label map of every photo of a source, in parallel; raises for the first bad one."""
-    done = 0
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda index: _checked(*source.opened(index)), range(source.count)):
-            done += 1
-            if done % EVERY == 0:
-                say(f"checked {done:,} of {source.count:,} label maps of {source.name}", progress=True)
+    """Reads the label map of every photo of a source, in parallel.
+
+    Raises:
+        ValueError: names all that are bad, and photos that cannot be opened.
+    """
+    rule = f"every photo of {source.name} and its label map must be sound"
+    for _ in each(source, _checked, say, rule, "label maps"):
+        pass
 
 
 def _checked(picture, labels):

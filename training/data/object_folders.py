@@ -33,7 +33,7 @@ def open_folder_of_objects(
         ValueError: annotations that are damaged or know other classes.
     """
     root = os.path.expanduser(path)
-    labelled = _labelled(root, split, tuple(classes), validation_split)
+    labelled, divided = _labelled(root, split, tuple(classes), validation_split)
     files, stated = labelled.files, labelled.stated
 
     def read(index):
@@ -41,6 +41,7 @@ def open_folder_of_objects(
         return picture, stated(index).within(picture.size)
 
     kinds = {"channels": channels, "classes": labelled.classes, "labelled": True}
+    kinds["held_out"] = validation_split if divided else None
     source = PictureSource(f"folder:{path} ({split})", read, len(files), **kinds)
     if not (filter_empty or min_size):
         return source
@@ -54,13 +55,14 @@ def open_folder_of_objects(
 
 
 def _labelled(root, split, classes, share):
+    """(Labelled, whether the set is divided here)."""
     place, reader, lists = _layout(root)
     if tuple(lists) == ("train",):
-        return _divided(reader.read(lists["train"], place, "train", classes), root, split, share)
+        return _divided(reader.read(lists["train"], place, "train", classes), root, split, share), True
     known = next((name for name in SPLITS[split] if name in lists), None)
     if known is None:
         raise FileNotFoundError(f"{root} must have the split {' or '.join(SPLITS[split])}. Found: {', '.join(lists)}")
-    return reader.read(lists[known], place, known, classes)
+    return reader.read(lists[known], place, known, classes), False
 
 
 def _layout(root):

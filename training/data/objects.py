@@ -1,12 +1,12 @@
 """Objects of a picture: their boxes, classes and masks, and what is done about boxes that cannot be."""
 
-import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
-from training.data.checking import EVERY
+from training.data.checking import each
 
 POINTS = 3  # a polygon of fewer encloses nothing
 
@@ -231,25 +231,23 @@ def _coder():
     return mask
 
 
-def require_objects(source, say, *, masks=False):
+def require_objects(source, say, *, masks=False, lacking=False):
     """Reads the objects of every picture of a source, in parallel; says once what was clipped or left out.
 
     Args:
-        masks: whether all masks are drawn, too, and must be there.
+        masks: whether all masks are drawn, too.
+        lacking: whether there may be boxes alone then.
     Raises:
-        ValueError: for the first picture whose objects are bad.
+        ValueError: names all pictures whose objects are bad, and those that cannot be opened.
     """
     counts, first = {"clipped": 0, "dropped": 0}, {}
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        checked = pool.map(lambda index: _checked(*source.opened(index), masks), range(source.count))
-        for done, objects in enumerate(checked, 1):
-            for kind in counts:
-                ids = getattr(objects, kind)
-                counts[kind] += len(ids)
-                if ids:
-                    first.setdefault(kind, f"{objects.name}, object {ids[0]}")
-            if done % EVERY == 0:
-                say(f"checked the objects of {done:,} of {source.count:,} pictures of {source.name}", progress=True)
+    rule = f"every picture of {source.name} and its objects must be sound"
+    for objects in each(source, functools.partial(_checked, masks, lacking), say, rule, "pictures with objects"):
+        for kind in counts:
+            ids = getattr(objects, kind)
+            counts[kind] += len(ids)
+            if ids:
+                first.setdefault(kind, f"{objects.name}, object {ids[0]}")
     for kind, what in (
         ("clipped", "reach outside of their pictures and are clipped"),
         ("dropped", "are empty: left out"),
@@ -258,8 +256,8 @@ def require_objects(source, say, *, masks=False):
             say(f"{source.name}: {counts[kind]:,} boxes {what}; the first one: {first[kind]}")
 
 
-def _checked(picture, objects, masks):
-    if masks:
+def _checked(masks, lacking, picture, objects):
+    if masks and not (lacking and objects.draw is None):
         require_masks(objects, objects.masks(picture.size))
     return objects
 

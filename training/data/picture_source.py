@@ -24,10 +24,15 @@ class PictureSource:
         labels: int32 (count,), or a function that returns them, or None.
         labelled: whether pictures have labels, also where nobody has them all (labels None).
         keep: decode every picture once and keep it, for sets that `fit_in_memory`.
+        held_out: the share of a set that was divided by the names of its files for want of a part to test on; else
+            None.
     """
 
-    def __init__(self, name, read, count, *, channels, classes=(), labels=None, labelled=None, keep=False):
+    def __init__(
+        self, name, read, count, *, channels, classes=(), labels=None, labelled=None, keep=False, held_out=None
+    ):
         self.name, self.count, self.channels, self.classes = name, int(count), channels, tuple(classes)
+        self.held_out = held_out
         self.labelled = labels is not None if labelled is None else labelled
         self._labels = labels if labels is None or callable(labels) else np.asarray(labels, "int32")
         self._read, self._keep = read, keep

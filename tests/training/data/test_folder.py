@@ -191,6 +191,24 @@ def test_what_is_no_regular_file_is_passed_over(folder):
     assert open_source(f"folder:{folder}", "train").count == 15
 
 
+def test_a_folder_that_cannot_be_read_is_named_and_a_disks_own_is_passed_over(folder, monkeypatch):
+    (folder / "train" / "cat" / "lost+found").mkdir()
+    (folder / "train" / "lost+found").mkdir()
+    real, locked = os.scandir, str(folder / "train" / "cat" / "deeper")
+
+    def scandir(place):
+        if os.fspath(place).endswith(("deeper", "lost+found")):
+            raise PermissionError(13, "Permission denied", os.fspath(place))
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # what root may read
+    assert open_source(f"folder:{folder}", "train").classes == ("cat", "dog", "eel")
+    (folder / "train" / "cat" / "deeper").mkdir()
+    for split in ("train", "unlabelled"):
+        with pytest.raises(PermissionError, match=f"Permission denied: '{locked}'"):
+            open_source(f"folder:{folder}", split)
+
+
 def test_a_name_that_is_no_utf8_is_named(folder):
     name = os.fsencode(folder / "train" / "cat") + b"/caf\xe9.png"
     with open(name, "wb") as file:
@@ -198,6 +216,14 @@ def test_a_name_that_is_no_utf8_is_named(folder):
     source = open_source(f"folder:{folder}", "train")
     with pytest.raises(UnreadableImage, match=r"cannot read the image .*caf\\xe9.png: not a picture"):
         source.picture(4)
+
+
+def test_a_class_whose_name_is_no_utf8_has_one_that_can_be_written(folder):
+    for split in ("train", "test"):
+        os.rename(os.fsencode(folder / split / "dog"), os.fsencode(folder / split) + b"/caf\xe9")
+    for split in ("train", "test"):
+        source = open_source(f"folder:{folder}", split)
+        assert source.classes == ("caf\\xe9", "cat", "eel") and 0 in source.labels
 
 
 def test_all_pictures_of_a_folder_without_train_and_test(tmp_path):

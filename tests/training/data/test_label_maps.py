@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.training.data.conftest import write_picture
 from training.data import SegmentationAugmentation, open_maps
-from training.data.label_maps import IGNORE
+from training.data.label_maps import IGNORE, require_maps
 from training.data.segmentation import distorted, largest_share, scaled_size
 
 
@@ -124,6 +124,16 @@ def test_a_photo_without_a_map_is_named(tmp_path):
 def test_other_data_is_refused(data):
     with pytest.raises(ValueError, match="pictures with label maps must be shapes, shapes:COUNT or folder:PATH"):
         open_maps(data, "train")
+
+
+def test_photos_may_share_a_map_by_a_link(tmp_path):
+    for name in ("a", "b"):
+        write_pair(tmp_path / "train" / "images", tmp_path / "train" / "labels", name, 1)
+    shared = tmp_path / "train" / "labels" / "b.png"
+    shared.unlink()
+    shared.symlink_to("a.png")
+    first, second = (opened(open_maps(f"folder:{tmp_path}", "train"), index)[1] for index in range(2))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_an_empty_folder_names_the_layout(tmp_path):
@@ -258,6 +268,20 @@ def test_names_with_a_mark_before_them_and_in_another_encoding(tmp_path):
     (tmp_path / "classes.txt").write_bytes("road\ncar\ncafé\n".encode("latin-1"))
     with pytest.raises(ValueError, match="classes.txt must be a text in UTF-8. Received: "):
         open_maps(f"folder:{tmp_path}", "train")
+
+
+def test_all_bad_maps_are_named_at_once(tmp_path):
+    for number in range(30):
+        write_pair(tmp_path / "train" / "images", tmp_path / "train" / "labels", f"{number:02}", number)
+    for number in range(4, 28):
+        write_map(tmp_path / "train" / "labels" / f"{number:02}.png", values_of(number, (20, 24)))
+    (tmp_path / "train" / "images" / "02.png").write_text("no picture")
+    source = open_maps(f"folder:{tmp_path}", "train")
+    with pytest.raises(ValueError, match=r"must be sound. Received: 25 that are not: .*02.png: not a") as caught:
+        require_maps(source, print)
+    named = str(caught.value).split("; ")
+    assert len(named) == 21 and "22.png must have the size of its photo" in named[19]
+    assert named[20] == "and 5 more"
 
 
 def test_maps_of_training_are_checked_before_it(tmp_path):

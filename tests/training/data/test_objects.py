@@ -184,6 +184,24 @@ def test_a_mask_that_lacks_beside_others_and_lacking_masks_are_named(tmp_path):
         require_objects(source.subset([1]), print, masks=True)
 
 
+def test_all_bad_objects_are_named_at_once(tmp_path):
+    short = {"size": list(SIZE), "counts": [5, 3]}
+    rows = [annotation(7 + k, k, 3, [1, 2, 3, 4], segmentation=short) for k in (1, 2)]
+    coco_tree(tmp_path, rows)
+    source = open_objects(f"folder:{tmp_path}", "train")
+    runs = "the runs of its mask must fill 480 pixels. Received: 8"
+    with pytest.raises(ValueError, match=f"Received: 2 that are not: .*object 8: {runs}; .*object 9: {runs}$"):
+        require_objects(source, print, masks=True, lacking=True)
+    (tmp_path / "images" / "b.png").write_text("no picture")
+    with pytest.raises(ValueError, match="Received: 1 that are not: cannot read the image .*b.png: not a picture"):
+        require_objects(source, print)
+    coco_tree(tmp_path, [annotation(7, 1, 3, [1, 2, 3, 4])])
+    boxes = open_objects(f"folder:{tmp_path}", "train")
+    require_objects(boxes, print, masks=True, lacking=True)
+    with pytest.raises(ValueError, match="masks need polygons or RLE"):
+        require_objects(boxes, print, masks=True)
+
+
 def test_a_picture_of_another_size_than_stated_is_named(tmp_path):
     coco_tree(tmp_path, [])
     write_picture(tmp_path / "images" / "b.png", 1, (20, 24))

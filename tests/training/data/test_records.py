@@ -14,7 +14,8 @@ from training import pack as pack_module
 from training.data import UnreadableImage, evaluation_batches, open_source, require_readable, take_per_class
 from training.data.picture_source import PictureSource
 from training.data.records import MANIFEST, UNFINISHED, Shards
-from training.pack import check, pack
+from training.pack import LOCK, check, pack
+from training.workdir import locked
 
 SPLITS = ("train", "test", "unlabelled")
 
@@ -112,7 +113,12 @@ def test_the_manifest_counts_and_sums(folder, records):
     assert {name: split["count"] for name, split in manifest["splits"].items()} == {"train": 15, "test": 6}
     files = [file for split in manifest["splits"].values() for file in split["files"]]
     assert [file["records"] for file in files] == [3] * 7
-    assert {*os.listdir(records)} == {f["name"] for f in files} | {MANIFEST, "train.labels.npy", "test.labels.npy"}
+    assert {*os.listdir(records)} == {f["name"] for f in files} | {
+        MANIFEST,
+        LOCK,
+        "train.labels.npy",
+        "test.labels.npy",
+    }
     check(records, say=say)
 
 
@@ -142,7 +148,7 @@ def killed_at(monkeypatch, when, call):
 
 
 def test_a_killed_call_goes_on_whenever_it_was_killed(folder, records, tmp_path, monkeypatch):
-    expected = {name: (records / name).read_bytes() for name in os.listdir(records)}
+    expected = {name: (records / name).read_bytes() for name in os.listdir(records) if name[0] != "."}
     for when in range(100):
         to = tmp_path / str(when)
         if not killed_at(monkeypatch, when, lambda to=to: packed(folder, to, workers=1)):
@@ -171,10 +177,35 @@ def test_a_picture_that_went_away_stops_the_packing_and_is_named(folder, tmp_pat
     to, gone = tmp_path / "set", folder / "train" / "dog" / "2.png"
     assert killed_at(monkeypatch, 7 + 2 + 1, lambda: packed(folder, to, workers=1))
     gone.unlink()
-    with pytest.raises(FileNotFoundError, match=str(gone)):
+    with pytest.raises(
+        FileNotFoundError, match=rf"Received: {gone}, which has gone. Put it back, or remove '{to}' and"
+    ):
         packed(folder, to)
     write_picture(gone, 0)
     packed(folder, to)
+
+
+def test_two_cannot_pack_into_one_folder(folder, tmp_path):
+    held = locked(tmp_path / LOCK, "--to")
+    with pytest.raises(
+        ValueError, match=rf"--to must not be in use. Received: '{tmp_path}', of process {os.getpid()} "
+    ):
+        packed(folder, tmp_path)
+    held.close()
+    packed(folder, tmp_path)
+
+
+def test_a_packed_set_is_no_class_of_its_own_pictures(folder, tmp_path):
+    for kind in ("", "train", "test"):
+        there = folder / kind if kind else folder / "train"  # as a set of its own: one folder a class
+        with pytest.raises(ValueError, match="--to must not lie among the classes of --data, of which it would be one"):
+            packed(folder if kind else there, there / "packed")
+        assert not (there / "packed").exists()
+    packed(folder / "train", folder / "train" / ".packed")
+    packed(folder / "train", folder / "train" / "cat" / "packed")
+    packed(folder, folder / "packed")  # beside train and test
+    for split in ("train", "test"):
+        open_source(f"folder:{folder}", split)
 
 
 def test_a_full_disk_is_one_line(folder, tmp_path, monkeypatch):
