@@ -9,7 +9,7 @@ from keras_convnextv2.kernels.norm import gelu_grn, grn, layer_norm
 from keras_convnextv2.kernels.pointwise import pointwise
 from keras_convnextv2.kernels.replicas import sum_over_replicas
 from keras_convnextv2.kernels.table import FORM_VARIABLE, plain_operations
-from keras_convnextv2.kernels.values import at_least, tensor_of
+from keras_convnextv2.kernels.values import at_least, is_known, tensor_of
 
 __all__ = [
     "FORM_VARIABLE",
@@ -17,6 +17,7 @@ __all__ = [
     "depthwise",
     "gelu_grn",
     "grn",
+    "is_known",
     "keep_patches",
     "layer_norm",
     "patch_conv",

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_convnextv2 import kernels
 from keras_convnextv2.backbone import pyramid
 from keras_convnextv2.layers.composite import apply_settings, plain, settings_of
 from keras_convnextv2.layers.network import network_layers, stages_of, total_stride
@@ -19,7 +20,9 @@ class UPerNet(AroundBackbone, keras.Model):
     """UPerNet around a ConvNeXt V2: a class for each pixel.
 
     `fit` takes images with label maps (B, H, W) or (B, H, W, 1); `compile(optimizer)` without a loss trains by the
-    reference's: cross-entropy of the head plus 0.4 times that of the auxiliary head, labels of `ignore` left out.
+    reference's: cross-entropy of the head plus 0.4 times that of the auxiliary head, labels of `ignore` left out. A
+    label that is no class is an error where values can be read: on PyTorch, and with `run_eagerly=True`; in a function
+    that TensorFlow or JAX compiles it makes the loss NaN, while its pixel trains nothing.
     Called with `training=True` it returns what `logits` returns, for the loss.
 
     Args:
@@ -36,8 +39,8 @@ class UPerNet(AroundBackbone, keras.Model):
         average: what the loss is divided by, the number of "all" pixels (mmsegmentation) or of "valid" ones
             (transformers), which are those of what is worked off at once: of a part of a batch, of a replica.
     Raises:
-        ValueError: a backbone without its network, or of one stage; by the loss: labels of another size than images,
-            a weight for each pixel (`ignore` marks those that do not count).
+        ValueError: a backbone without its network, or of one stage; by the loss: labels of another size than images
+            or outside of the classes, a weight for each pixel (`ignore` marks those that do not count).
     Shapes:
         images (B, H, W, C) -> logits (B, H, W, classes) float32
     Units:
@@ -136,6 +139,7 @@ class UPerNet(AroundBackbone, keras.Model):
             return loss
         if x is not None:
             _require_same_size(x, y)
+        self._require_classes(y)
         losses = self._weighed(logits, y)
         if sample_weight is not None:
             if len(sample_weight.shape) > 1:
@@ -143,6 +147,14 @@ class UPerNet(AroundBackbone, keras.Model):
                 raise ValueError(f"{rule} have the label {self.ignore}. Received: shape {tuple(sample_weight.shape)}.")
             losses = losses * ops.cast(sample_weight, losses.dtype)
         return ops.mean(losses) + sum(self.losses)
+
+    def _require_classes(self, labels):
+        if not kernels.is_known(labels):
+            return
+        values, count = ops.convert_to_numpy(labels), self.decode_head.classifier.units
+        bad = values[(values != self.ignore) & ~((0 <= values) & (values < count))]
+        if bad.size:
+            raise ValueError(f"labels must be in 0..{count - 1} or {self.ignore}. Received: {bad[0]}.")
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if isinstance(y_pred, dict):
