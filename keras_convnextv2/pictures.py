@@ -6,11 +6,13 @@ STRIDE = 2 / 3  # of a window: 341 of 512 and 426 of 640 in mmsegmentation's con
 ROWS = 16  # that are worked off together: with many classes a whole picture of them would be the most of the memory
 
 
-def require_picture(picture):
-    """The picture as numpy's array (H, W, C)."""
+def require_picture(picture, channels=None):
+    """The picture as numpy's array (H, W, C); `channels`: that the model takes, where it is known."""
     picture = np.asarray(picture)
     if picture.ndim != 3 or 0 in picture.shape:
         raise ValueError(f"picture must be (height, width, channels). Received: shape {picture.shape}.")
+    if channels is not None and picture.shape[2] != channels:
+        raise ValueError(f"picture must have {channels} channels. Received: shape {picture.shape}.")
     return picture
 
 
