@@ -17,10 +17,10 @@ from absl import flags
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.preprocessing import Preprocessing
 from tests.training.data.conftest import GOLDEN, write_picture
-from training import finetune, pretrain, program, workdir
+from training import detect, finetune, pretrain, program, segment, workdir
 from training import quiet as quiet_module
 from training import run as run_module
-from training.configs import Finetune, Pretrain
+from training.configs import Detect, Finetune, Pretrain, Segment
 from training.data import (
     ColorJitter,
     PictureSource,
@@ -293,6 +293,31 @@ def test_a_head_to_keep_must_be_there(pretrained):
     config = dataclasses.replace(FINETUNE, init=str(pretrained[0]), keep_head=True)
     with pytest.raises(ValueError, match="keep_head needs weights with a head. Received: "):
         finetune.build(config, 10, quiet)
+
+
+def kept_of(kind):
+    """(program, its config without weights) with networks of two stages for three classes."""
+    config = {key: TINY[key] for key in ("size", "depths", "dims", "stem_patch_size")}
+    if kind is Segment:
+        return segment, Segment(**config, head_channels=4, auxiliary_channels=4)
+    if kind is Detect:
+        heads = {f"{part}_dim": 4 for part in ("fpn", "rpn", "box", "mask")}
+        return detect, Detect(**config, **heads)
+    return finetune, FINETUNE
+
+
+@pytest.mark.parametrize("kind", [Finetune, Segment, Detect])
+def test_a_head_is_kept_for_the_classes_it_was_trained_on_alone(tmp_path, kind):
+    program, config = kept_of(kind)
+    names = ("cat", "dog", "fox")
+    made = program.build(config, names, quiet)
+    (made[0] if kind is Finetune else made).save(tmp_path / "model.keras")
+    again = dataclasses.replace(config, init=str(tmp_path / "model.keras"), keep_head=True)
+    for classes in (names, ("0", "1", "2")):
+        program.build(again, classes, quiet)
+    with pytest.raises(ValueError, match="class 1 is 'dog'. Received: 'fox' in the data; leave keep_head out"):
+        program.build(again, ("cat", "fox", "dog"), quiet)
+    program.build(dataclasses.replace(again, keep_head=False), ("cat", "fox", "dog"), quiet)
 
 
 @pytest.mark.parametrize("made, message", [(True, "has that run ended"), (False, "nothing.h5")])
