@@ -23,6 +23,8 @@ class UPerNet(AroundBackbone, keras.Model):
     reference's: cross-entropy of the head plus 0.4 times that of the auxiliary head, labels of `ignore` left out. A
     label that is no class is an error where values can be read: on PyTorch, and with `run_eagerly=True`; in a function
     that TensorFlow or JAX compiles it makes the loss NaN, while its pixel trains nothing.
+    Keras' own metrics count all pixels: for "accuracy" those of `ignore` are mistakes. `segmentation.ConfusionMatrix`
+    leaves them out.
     Called with `training=True` it returns what `logits` returns, for the loss.
 
     Args:
@@ -40,7 +42,8 @@ class UPerNet(AroundBackbone, keras.Model):
             (transformers), which are those of what is worked off at once: of a part of a batch, of a replica.
     Raises:
         ValueError: a backbone without its network, or of one stage; by the loss: labels of another size than images
-            or outside of the classes, a weight for each pixel (`ignore` marks those that do not count).
+            or outside of the classes, a weight for each pixel (`ignore` marks those that do not count) or for
+            each class.
     Shapes:
         images (B, H, W, C) -> logits (B, H, W, classes) float32
     Units:
@@ -127,6 +130,13 @@ class UPerNet(AroundBackbone, keras.Model):
         if "auxiliary" in logits:
             losses = losses + AUXILIARY_WEIGHT * pixel_loss(logits["auxiliary"], labels, **options)
         return losses
+
+    def fit(self, *arguments, class_weight=None, **options):
+        """As every Keras model's, without weights of classes, which Keras knows for whole pictures alone."""
+        if class_weight is not None:
+            rule = "class_weight must be None: a picture has many classes, and sample_weight is one number a picture"
+            raise ValueError(f"{rule}. Received: {class_weight!r}.")
+        return super().fit(*arguments, **options)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         logits = y_pred if isinstance(y_pred, dict) else {"main": y_pred}

@@ -306,6 +306,13 @@ def test_a_label_outside_of_the_classes_trains_nothing():
         np.testing.assert_array_equal(outside[path], gradient, err_msg=path)
 
 
+def test_weights_of_classes_are_refused():
+    model = upernet()
+    model.compile("sgd")
+    with pytest.raises(ValueError, match=r"class_weight must be None: a picture has many .* Received: \{0: 2.0\}."):
+        model.fit(pictures(), label_maps(), class_weight={0: 2.0})
+
+
 def test_a_weight_for_each_picture_counts():
     model = upernet(auxiliary_channels=0)  # evaluate has no auxiliary loss
     model.compile("sgd")
