@@ -156,7 +156,7 @@ class UPerNet(AroundBackbone, keras.Model):
                 rule = "sample_weight must be one number a picture, (batch,); pixels that do not count"
                 raise ValueError(f"{rule} have the label {self.ignore}. Received: shape {tuple(sample_weight.shape)}.")
             losses = losses * ops.cast(sample_weight, losses.dtype)
-        return ops.mean(losses) + sum(self.losses)
+        return kernels.share_of_replica(ops.mean(losses) + sum(self.losses))
 
     def _require_classes(self, labels):
         if not kernels.is_known(labels):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_convnextv2 as kc
 from keras_convnextv2.layers.batch_norm import BatchNorm
 from tests.training.small_model import batches, sample_losses, small_model
 from tests.training.test_steps import assert_same, run, small_step, values
@@ -118,6 +119,37 @@ def test_plain_fit_averages_moving_statistics_over_replicas(synchronized):
         mean, moved = devices.copy(model.non_trainable_variables, replica)
         np.testing.assert_allclose(mean, 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
         np.testing.assert_allclose(moved, 0.9 + 0.1 * variance, rtol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="of its strategies")
+def test_plain_fit_of_a_segmenter_on_replicas_is_that_of_one():
+    x = np.random.default_rng(0).uniform(0, 255, (4, 32, 48, 3)).astype("float32")
+    y = np.random.default_rng(1).integers(0, 3, (4, 32, 48))
+    found = []
+    for devices in (OneDevice(), two_devices()):
+        keras.utils.set_random_seed(0)
+        with devices.scope():
+            network = kc.ConvNeXtV2((1, 1), (4, 6), include_top=False)
+            model = kc.UPerNet(network, 3, channels=4, auxiliary_channels=4, dropout=0.0, synchronized=True)
+            model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+        losses = model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0).history["loss"]
+        found.append((losses, model.get_weights()))
+    (ours, weights), (theirs, others) = found
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4)
+    largest = max(abs(value).max() for value in weights)
+    for value, other in zip(weights, others, strict=True):
+        np.testing.assert_allclose(other, value, rtol=0, atol=1e-4 * largest)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="of its strategies")
+def test_the_loss_of_a_detector_on_replicas_is_a_share_of_it(monkeypatch):
+    devices = two_devices()
+    with devices.scope():
+        network = kc.ConvNeXtV2((1, 1), (4, 6), include_top=False)
+        model = kc.MaskRCNN(network, 3, fpn_dim=4, rpn_dim=4, box_dim=4, mask_dim=4)
+        monkeypatch.setattr(model, "losses_of", lambda x, y: {"loss": keras.ops.ones(2)})
+        assert float(model.compute_loss(y_pred={})) == 0.5
+    assert float(model.compute_loss(y_pred={})) == 1
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused():
