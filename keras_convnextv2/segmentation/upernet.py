@@ -176,7 +176,7 @@ class UPerNet(AroundBackbone, keras.Model):
             raise ValueError(f"average must be one of {', '.join(map(repr, AVERAGES))}. Received: {self.average!r}.")
         if not self.pool_scales or min(self.pool_scales) < 1:
             raise ValueError(f"pool_scales must be positive numbers. Received: {self.pool_scales!r}.")
-        if isinstance(self.classes, int) and self.classes < 1:
+        if not isinstance(self.classes, int | tuple) or isinstance(self.classes, int) and self.classes < 1:
             raise ValueError(f"classes must be a positive int, or names. Received: {self.classes!r}.")
         count = self.classes if isinstance(self.classes, int) else len(self.classes)
         if 0 <= self.ignore < count:
@@ -195,8 +195,12 @@ class UPerNet(AroundBackbone, keras.Model):
 
 def _require_same_size(images, labels):
     """Labels of another size would be taken without a word, since logits are brought to it."""
+    received = "none" if labels is None else f"shape {tuple(labels.shape)}"
+    if labels is None or len(labels.shape) > 3 and labels.shape[3:] != (1,):
+        rule = "labels must be the number of a class for each pixel, (B, H, W) or (B, H, W, 1)"
+        raise ValueError(f"{rule}. Received: {received}.")
     sizes = [tuple(x.shape[1:3]) for x in (images, labels)]
     same = len(sizes[1]) == 2 and all(None in pair or pair[0] == pair[1] for pair in zip(*sizes, strict=True))
     if not same:
         rule = f"labels must have the size of the images, (height, width) = {sizes[0]}"
-        raise ValueError(f"{rule}. Received: shape {tuple(labels.shape)}.")
+        raise ValueError(f"{rule}. Received: {received}.")

@@ -250,6 +250,7 @@ def test_a_loss_of_the_users_own_gets_logits_of_full_size():
     [
         ((2, 16, 48), None, r"labels must have the size .* = \(32, 48\). Received: shape \(2, 16, 48\)."),
         ((2, 32), None, r"labels must have the size .* = \(32, 48\). Received: shape \(2, 32\)."),
+        ((2, 32, 48, 5), None, r"labels must be the number of a class .* Received: shape \(2, 32, 48, 5\)."),
         ((2, 32, 48), (2, 32, 48), r"sample_weight must be one number .* label 255. Received: shape \(2, 32, 48\)."),
         ((2, 32, 48), (2, 1), r"sample_weight must be one number .* label 255. Received: shape \(2, 1\)."),
     ],
@@ -304,6 +305,13 @@ def test_a_label_outside_of_the_classes_trains_nothing():
     left_out, outside = (gradients_of(loss_of(label), model) for label in (255, 7))
     for path, gradient in left_out.items():
         np.testing.assert_array_equal(outside[path], gradient, err_msg=path)
+
+
+def test_images_without_labels_are_refused():
+    model = upernet()
+    model.compile("sgd", run_eagerly=True)
+    with pytest.raises(ValueError, match="labels must be the number of a class for each pixel, .* Received: none."):
+        model.evaluate(pictures(), verbose=0)
 
 
 def test_weights_of_classes_are_refused():
@@ -396,6 +404,7 @@ def test_frozen_statistics_stay():
     [
         ({"average": "mean"}, "average must be one of 'all', 'valid'. Received: 'mean'."),
         ({"pool_scales": (0, 2)}, r"pool_scales must be positive numbers. Received: \(0, 2\)."),
+        ({"classes": 3.0}, "classes must be a positive int, or names. Received: 3.0."),
         ({"classes": 0}, "classes must be a positive int, or names. Received: 0."),
         ({"classes": ("a", "a")}, "class_names must be 2"),
         ({"classes": 300}, "ignore must be none of the classes 0..299. Received: 255."),
