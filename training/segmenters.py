@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from keras_convnextv2 import segmentation, visualize
-from training.data import UnreadableImage, open_maps
+from training.data import UnreadableImage, open_maps, require_readable
 from training.data.decode import open_file, printable
-from training.data.label_maps import IGNORE
+from training.data.label_maps import IGNORE, require_maps
 from training.evaluation.classes import require_order
 from training.evaluation.segmentation import Windows, agreement, numbers
 from training.protocol import every_tenth, protocol
@@ -52,6 +52,8 @@ def evaluate(config, folder, trained, data, say):
         rule = f"label maps must have the {count} classes of the model"
         raise ValueError(f"{rule}. Received: {len(source.classes)} in {source.name}.")
     require_order(trained.names, source.classes, of="label maps", whose=source.name)
+    require_readable(source, say)
+    require_maps(source, say)
     names, look = list(trained.names or source.classes), look_of(config, trained)
     say(f"{source.count:,} photos of {source.name}, {look_in_words(look)}; {len(names)} classes")
     predict = make_predict(trained.model, jit=config.jit)
