@@ -6,11 +6,13 @@ STRIDE = 2 / 3  # of a window: 341 of 512 and 426 of 640 in mmsegmentation's con
 ROWS = 16  # that are worked off together: with many classes a whole picture of them would be the most of the memory
 
 
-def require_picture(picture):
-    """The picture as numpy's array (H, W, C)."""
+def require_picture(picture, channels=None):
+    """The picture as numpy's array (H, W, C); `channels`: that the model takes, where it is known."""
     picture = np.asarray(picture)
     if picture.ndim != 3 or 0 in picture.shape:
         raise ValueError(f"picture must be (height, width, channels). Received: shape {picture.shape}.")
+    if channels is not None and picture.shape[2] != channels:
+        raise ValueError(f"picture must have {channels} channels. Received: shape {picture.shape}.")
     return picture
 
 
@@ -27,13 +29,20 @@ def windows_of(window, stride):
     """((height, width), (down, across)) of windows."""
     if window is None:
         return (None, None), (None, None)
-    window = (window, window) if isinstance(window, int) else tuple(window)
+    window = _two_sides(window, "window")
     if stride is None:
         stride = tuple(max(1, int(side * STRIDE)) for side in window)
-    stride = (stride, stride) if isinstance(stride, int) else tuple(stride)
+    stride = _two_sides(stride, "stride")
     if not all(0 < step <= side for step, side in zip(stride, window, strict=True)):
         raise ValueError(f"stride must be in 1..window, which is {window}. Received: {stride}.")
     return window, stride
+
+
+def _two_sides(given, name):
+    sides = tuple(given) if isinstance(given, tuple | list) else (given, given)
+    if len(sides) != 2 or not all(isinstance(side, int | np.integer) and side > 0 for side in sides):
+        raise ValueError(f"{name} must be a side in whole pixels, or (height, width). Received: {given!r}.")
+    return tuple(map(int, sides))
 
 
 def starts(whole, side, step):

@@ -26,24 +26,44 @@ print(*kc.class_names(model))
 
 
 def compiled():
+    """A classifier."""
     model = kc.ConvNeXtV2((1,), (4,), classes=["a", "b", "c"], input_shape=(8, 8, 3))
     loss = keras.losses.SparseCategoricalCrossentropy()
     model.compile(keras.optimizers.AdamW(0.01), loss, metrics=["accuracy"])
     return model
 
 
+def segmenter(**options):
+    network = kc.ConvNeXtV2((1, 1), (4, 6), include_top=False, stem_patch_size=2)
+    model = kc.UPerNet(network, ["a", "b", "c"], channels=4, auxiliary_channels=4, **options)
+    model.compile(keras.optimizers.AdamW(0.01), metrics=["accuracy"])
+    return model
+
+
+def synchronized():
+    return segmenter(synchronized=True)
+
+
 @pytest.fixture
 def data(tmp_path):
     images, labels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3)).astype("uint8"), np.arange(6) % 3
-    np.savez(tmp_path / "data.npz", images=images, labels=labels)
+    return kept(tmp_path, images, labels)
+
+
+def kept(folder, images, labels):
+    np.savez(folder / "data.npz", images=images, labels=labels)
     return images, labels
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trained", [False, True])
-def test_a_compiled_model_goes_on_elsewhere(data, tmp_path, trained):
+@pytest.mark.parametrize(
+    "make, trained", [(compiled, False), (compiled, True), (segmenter, True), (synchronized, True)]
+)
+def test_a_compiled_model_goes_on_elsewhere(data, tmp_path, make, trained):
     here = keras.backend.backend()
-    model = compiled()
+    model = make()
+    if make is not compiled:
+        data = kept(tmp_path, data[0], np.random.default_rng(1).integers(0, 3, (6, 8, 8)))
     if trained:
         model.fit(*data, verbose=0)
     model.save(tmp_path / "model.keras")

@@ -14,7 +14,7 @@ from training.configs import Detect
 from training.data import DetectionAugmentation, open_objects, require_objects, require_readable, say_held_out, tiled
 from training.evaluation.detection import Finder, look_of, numbers, results
 from training.fields import command_line
-from training.finetune import weights_of
+from training.finetune import require_kept_order, weights_of
 from training.optimizers import detect_rules
 from training.program import launch
 from training.run import Task
@@ -38,6 +38,7 @@ def build(config, classes, say):
     model = kc.MaskRCNN(backbone, classes, **{name: getattr(config, name) for name in own})
     if config.init is not None:
         report = kc.load_weights(model, weights_of(config.init), skip_head=not config.keep_head)
+        require_kept_order(config, classes)
         say(repr(report))
     return model
 

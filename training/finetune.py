@@ -26,12 +26,14 @@ from training.data import (
     say_held_out,
     take_per_class,
 )
+from training.evaluation.classes import require_order
 from training.evaluation.classification import top_1
 from training.fields import require
 from training.optimizers import finetune_rules
 from training.program import launch
 from training.run import Task
 from training.steps import make_predict
+from training.trained import names_in
 from training.workdir import MODEL
 
 SPLIT = "train"
@@ -52,6 +54,7 @@ def build(config, classes, say):
         report = kc.load_weights(classifier, weights_of(config.init), skip_head=not config.keep_head)
         lost = config.keep_head and any(path.startswith("head/") for path in report.untouched)
         require(not lost, "keep_head needs weights with a head", config.init, "Leave keep_head out for a new head.")
+        require_kept_order(config, classes)
         say(repr(report))
     return classifier, keras.Model(classifier.input, network_layers(classifier)["head"].output, name="logits")
 
@@ -70,6 +73,17 @@ def weights_of(init):
         missing = f"{path / MODEL} is missing: has that run ended?"
         raise FileNotFoundError(f"init must be the workdir of an ended run or weights. Received: {init!r}; {missing}")
     return path / MODEL if path.is_dir() else init
+
+
+def require_kept_order(config, classes):
+    """Raises where the head of `init` that is kept has names, and others than the data's classes at its numbers.
+
+    Args:
+        classes: names of the data's classes, as many as the head has; their number has no order.
+    """
+    path = pathlib.Path(weights_of(config.init)).expanduser()
+    if config.keep_head and not isinstance(classes, int) and path.suffix == ".keras":
+        require_order(names_in(path), classes, of="the data", whose="the data; leave keep_head out for a new head")
 
 
 def augmentation(config):

@@ -12,7 +12,7 @@ from training.data import SegmentationAugmentation, open_maps, require_readable,
 from training.data.label_maps import IGNORE, require_maps
 from training.evaluation.segmentation import agreement, numbers
 from training.fields import require
-from training.finetune import weights_of
+from training.finetune import require_kept_order, weights_of
 from training.optimizers import segment_rules
 from training.program import launch
 from training.run import Task
@@ -42,6 +42,7 @@ def build(config, classes, say):
     )
     if config.init is not None:
         report = kc.load_weights(model, weights_of(config.init), skip_head=not config.keep_head)
+        require_kept_order(config, classes)
         say(repr(report))
     return model
 

@@ -11,6 +11,7 @@ from keras_convnextv2 import segmentation, visualize
 from training.data import UnreadableImage, open_maps, say_held_out
 from training.data.decode import open_file, printable
 from training.data.label_maps import IGNORE, require_maps
+from training.evaluation.classes import require_order
 from training.evaluation.segmentation import Windows, agreement, numbers
 from training.protocol import every_tenth, protocol
 from training.steps import make_predict
@@ -34,17 +35,6 @@ def look_in_words(look):
     return window if look["resize"] is None else f"{window}, brought below {look['resize']}"
 
 
-def _require_order(names, source):
-    """Raises where model and label maps both have names of classes, and others at one number."""
-    numbers = tuple(map(str, range(len(source.classes))))
-    if names is None or numbers in (tuple(names), tuple(source.classes)):
-        return
-    for number, (ours, theirs) in enumerate(zip(names, source.classes, strict=True)):
-        if ours != theirs:
-            rule = f"the classes of label maps must be the model's, in its order: class {number} is {ours!r}"
-            raise ValueError(f"{rule}. Received: {theirs!r} in {source.name}.")
-
-
 def evaluate(config, folder, trained, data, say):
     """Measures and writes; returns what results.json holds.
 
@@ -61,7 +51,7 @@ def evaluate(config, folder, trained, data, say):
     if len(source.classes) != count:
         rule = f"label maps must have the {count} classes of the model"
         raise ValueError(f"{rule}. Received: {len(source.classes)} in {source.name}.")
-    _require_order(trained.names, source)
+    require_order(trained.names, source.classes, of="label maps", whose=source.name)
     require_maps(source, say)
     say_held_out(source, say)
     names, look = list(trained.names or source.classes), look_of(config, trained)

@@ -3,7 +3,9 @@
 import collections
 import dataclasses
 import hashlib
+import json
 import pathlib
+import zipfile
 
 import keras
 
@@ -167,6 +169,28 @@ def _loaded(path):
     except Exception as error:  # Keras' texts have many lines
         reason = str(error).strip().splitlines()
         raise ValueError(f"--model must be a whole .keras file. Received: {str(path)!r}, {reason[0]}") from error
+
+
+def names_in(path):
+    """What a .keras file calls the outputs of its head, without building its model; None where they have no names."""
+    with zipfile.ZipFile(path) as archive:
+        parts = [json.loads(archive.read("config.json"))]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            found = [_plain(part.get(key)) for key in ("class_names", "classes")]
+            if names := next((names for names in found if names and isinstance(names[0], str)), None):
+                return names
+            parts.extend(part.values())
+        elif isinstance(part, list):
+            parts.extend(part)
+    return None
+
+
+def _plain(value):
+    """A tuple of what a config has as a list, or as Keras writes a tuple; None of anything else."""
+    value = value.get("items") if isinstance(value, dict) and value.get("class_name") == "__tuple__" else value
+    return tuple(value) if isinstance(value, list) else None
 
 
 def _names_in_results(path):

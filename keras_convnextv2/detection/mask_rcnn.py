@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_convnextv2 import kernels
 from keras_convnextv2.backbone import pyramid
 from keras_convnextv2.detection import losses
 from keras_convnextv2.detection.arrays import count_of, vector
@@ -180,7 +181,7 @@ class MaskRCNN(AroundBackbone, keras.Model):
         if sample_weight is not None:  # Keras hands one over for each of the targets
             weight = keras.tree.flatten(sample_weight)[0]
             losses = losses * ops.reshape(ops.cast(weight, losses.dtype), (-1,))
-        return ops.mean(losses) + sum(self.losses)
+        return kernels.share_of_replica(ops.mean(losses) + sum(self.losses))
 
     def _split(self, inputs):
         """(images, their true sizes (B, 2) float32)."""

@@ -43,12 +43,10 @@ def predict(
         {"boxes" (n, 4) float32, "scores" (n,), "classes" (n,) int32, "masks" (n, H, W) bool, of a model with masks},
         the best first
     Raises:
-        ValueError: no picture of one, a stride that leaves gaps.
+        ValueError: no picture of one, other channels than the model's, a stride that leaves gaps.
     """
-    picture = require_picture(picture)
     *fixed, channels = model.backbone.input_shape[1:]
-    if picture.shape[2] != channels:
-        raise ValueError(f"picture must have {channels} channels. Received: shape {picture.shape}.")
+    picture = require_picture(picture, channels)
     if not (size is None and keep_ratio) and len(np.shape(size)) != 1:
         raise ValueError(f"size must be two sides, or none with keep_ratio=True. Received: {size!r}.")
     window = tuple(fixed) if window is None and None not in fixed else window

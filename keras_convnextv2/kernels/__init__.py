@@ -7,9 +7,9 @@ from keras_convnextv2.kernels.convolution import depthwise, patch_conv
 from keras_convnextv2.kernels.gather import keep_patches, put_patches_back
 from keras_convnextv2.kernels.norm import gelu_grn, grn, layer_norm
 from keras_convnextv2.kernels.pointwise import pointwise
-from keras_convnextv2.kernels.replicas import sum_over_replicas
+from keras_convnextv2.kernels.replicas import share_of_replica, sum_over_replicas
 from keras_convnextv2.kernels.table import FORM_VARIABLE, plain_operations
-from keras_convnextv2.kernels.values import at_least, tensor_of
+from keras_convnextv2.kernels.values import at_least, is_known, tensor_of
 
 __all__ = [
     "FORM_VARIABLE",
@@ -17,12 +17,14 @@ __all__ = [
     "depthwise",
     "gelu_grn",
     "grn",
+    "is_known",
     "keep_patches",
     "layer_norm",
     "patch_conv",
     "plain_operations",
     "pointwise",
     "put_patches_back",
+    "share_of_replica",
     "sum_over_replicas",
     "tensor_of",
 ]

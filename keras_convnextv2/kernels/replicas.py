@@ -14,3 +14,12 @@ def sum_over_replicas(x):
     if context is None or context.num_replicas_in_sync == 1:
         return x
     return context.all_reduce(tf.distribute.ReduceOp.SUM, x)
+
+
+def share_of_replica(loss):
+    """A replica's part of the loss in Keras' `fit` on TensorFlow, whose gradients are added over replicas."""
+    if keras.backend.backend() != "tensorflow":
+        return loss
+    import tensorflow as tf
+
+    return loss / tf.distribute.get_strategy().num_replicas_in_sync

@@ -1,5 +1,7 @@
 import keras
 
+from keras_convnextv2.kernels.table import transforming
+
 
 def at_least(x, smallest, message):
     """`x` (B, H, W, C), with a check of its sides when it runs where TensorFlow does not know them before."""
@@ -24,3 +26,21 @@ def tensor_of(variable):
 
         return tf.convert_to_tensor(value)
     return value
+
+
+def is_known(x):
+    """Whether a tensor's values can be read where this is called: not where a function is traced or compiled."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.executing_eagerly()
+    if backend == "jax":
+        import jax
+
+        return not isinstance(x, jax.core.Tracer)
+    if backend == "torch":
+        import torch
+
+        return not (transforming() or torch.compiler.is_compiling())
+    return True

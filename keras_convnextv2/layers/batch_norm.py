@@ -13,7 +13,7 @@ class BatchNorm(keras.layers.Layer):
 
     In training mean and variance are those of the batch, and the moving ones go `momentum` of the way to them; there
     the variance is the unbiased one, in which Keras' own layer differs. A frozen layer keeps to the moving ones.
-    Statistics are computed in float32 at least.
+    Statistics are computed in float32 at least. On replicas of TensorFlow the moving ones are averages over them.
 
     Args:
         momentum: torch's: the share of the new batch, where Keras counts that of the old ones.
@@ -36,7 +36,7 @@ class BatchNorm(keras.layers.Layer):
         as_given = {"shape": (input_shape[-1],), "autocast": False}
         self.gamma = self.add_weight(name="gamma", initializer="ones", **as_given)
         self.beta = self.add_weight(name="beta", initializer="zeros", **as_given)
-        moving = {**as_given, "trainable": False}
+        moving = {**as_given, "trainable": False, "aggregation": "mean"}  # else each replica would keep its own
         self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **moving)
         self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **moving)
 

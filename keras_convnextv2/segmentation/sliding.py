@@ -31,11 +31,12 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
     Returns:
         (H, W), uint8 where there are at most 256 classes, else int32.
     Raises:
-        ValueError: no picture of one, a stride that leaves gaps, no scale, a window of another size than the model's.
+        ValueError: no picture of one, other channels than the model's, a stride that leaves gaps, no scale, a window
+            of another size than the model's.
     Source:
         mmsegmentation, models/segmentors/encoder_decoder.py (slide_inference) and base.py.
     """
-    picture = require_picture(picture)
+    picture = require_picture(picture, _input_shape(model)[2])
     if not isinstance(scales, (tuple, list)) or not scales or min(scales) <= 0:
         raise ValueError(f"scales must be one positive factor or more, such as (0.75, 1.0). Received: {scales!r}.")
     if size is not None and (np.shape(size) != (2,) or min(size) < 1):
@@ -57,15 +58,15 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
     return np.concatenate(maps)
 
 
-def _only_size(model):
-    """(height, width) that a model takes alone; None for a side that may have any length."""
+def _input_shape(model):
+    """(height, width, channels) that a model takes alone; None for what may be anything or is not known."""
     inputs = getattr(network_of(model), "inputs", None)
-    return tuple(inputs[0].shape[1:3]) if inputs else (None, None)
+    return tuple(inputs[0].shape[1:4]) if inputs else (None, None, None)
 
 
 def _require_fit(model, window, size):
     """A model of one size looks by windows of that size, or at pictures that are not larger."""
-    only = _only_size(model)
+    only = _input_shape(model)[:2]
     asked = [have if side is None else side for side, have in zip(window, size, strict=True)]
     taken = [
         side is None or (one <= side if None in window else one == side) for one, side in zip(asked, only, strict=True)
@@ -116,7 +117,7 @@ def _logits(model, picture, window, stride):
 
 def _answer(model, cut):
     """The logits of a window; one that is smaller than what the network takes is continued at its edges."""
-    needed = getattr(model, "least_side", [side or 1 for side in _only_size(model)])
+    needed = getattr(model, "least_side", [side or 1 for side in _input_shape(model)[:2]])
     height, width = cut.shape[:2]
     missing = [max(0, side - have) for side, have in zip(np.broadcast_to(needed, 2), (height, width), strict=True)]
     if any(missing):

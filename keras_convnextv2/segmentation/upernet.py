@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_convnextv2 import kernels
 from keras_convnextv2.backbone import pyramid
 from keras_convnextv2.layers.composite import apply_settings, plain, settings_of
 from keras_convnextv2.layers.network import network_layers, stages_of, total_stride
@@ -19,7 +20,11 @@ class UPerNet(AroundBackbone, keras.Model):
     """UPerNet around a ConvNeXt V2: a class for each pixel.
 
     `fit` takes images with label maps (B, H, W) or (B, H, W, 1); `compile(optimizer)` without a loss trains by the
-    reference's: cross-entropy of the head plus 0.4 times that of the auxiliary head, labels of `ignore` left out.
+    reference's: cross-entropy of the head plus 0.4 times that of the auxiliary head, labels of `ignore` left out. A
+    label that is no class is an error where values can be read: on PyTorch, and with `run_eagerly=True`; in a function
+    that TensorFlow or JAX compiles it makes the loss NaN, while its pixel trains nothing.
+    Keras' own metrics count all pixels: for "accuracy" those of `ignore` are mistakes. `segmentation.ConfusionMatrix`
+    leaves them out.
     Called with `training=True` it returns what `logits` returns, for the loss.
 
     Args:
@@ -36,8 +41,9 @@ class UPerNet(AroundBackbone, keras.Model):
         average: what the loss is divided by, the number of "all" pixels (mmsegmentation) or of "valid" ones
             (transformers), which are those of what is worked off at once: of a part of a batch, of a replica.
     Raises:
-        ValueError: a backbone without its network, or of one stage; by the loss: labels of another size than images,
-            a weight for each pixel (`ignore` marks those that do not count).
+        ValueError: a backbone without its network, or of one stage; by the loss: labels of another size than images
+            or outside of the classes, a weight for each pixel (`ignore` marks those that do not count) or for
+            each class.
     Shapes:
         images (B, H, W, C) -> logits (B, H, W, classes) float32
     Units:
@@ -125,6 +131,13 @@ class UPerNet(AroundBackbone, keras.Model):
             losses = losses + AUXILIARY_WEIGHT * pixel_loss(logits["auxiliary"], labels, **options)
         return losses
 
+    def fit(self, *arguments, class_weight=None, **options):
+        """As every Keras model's, without weights of classes, which Keras knows for whole pictures alone."""
+        if class_weight is not None:
+            rule = "class_weight must be None: a picture has many classes, and sample_weight is one number a picture"
+            raise ValueError(f"{rule}. Received: {class_weight!r}.")
+        return super().fit(*arguments, **options)
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         logits = y_pred if isinstance(y_pred, dict) else {"main": y_pred}
         if self._compile_loss is not None:  # the user's own, in the place of the cross-entropy
@@ -136,13 +149,22 @@ class UPerNet(AroundBackbone, keras.Model):
             return loss
         if x is not None:
             _require_same_size(x, y)
+        self._require_classes(y)
         losses = self._weighed(logits, y)
         if sample_weight is not None:
             if len(sample_weight.shape) > 1:
                 rule = "sample_weight must be one number a picture, (batch,); pixels that do not count"
                 raise ValueError(f"{rule} have the label {self.ignore}. Received: shape {tuple(sample_weight.shape)}.")
             losses = losses * ops.cast(sample_weight, losses.dtype)
-        return ops.mean(losses) + sum(self.losses)
+        return kernels.share_of_replica(ops.mean(losses) + sum(self.losses))
+
+    def _require_classes(self, labels):
+        if not kernels.is_known(labels):
+            return
+        values, count = ops.convert_to_numpy(labels), self.decode_head.classifier.units
+        bad = values[(values != self.ignore) & ~((0 <= values) & (values < count))]
+        if bad.size:
+            raise ValueError(f"labels must be in 0..{count - 1} or {self.ignore}. Received: {bad[0]}.")
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if isinstance(y_pred, dict):
@@ -154,7 +176,7 @@ class UPerNet(AroundBackbone, keras.Model):
             raise ValueError(f"average must be one of {', '.join(map(repr, AVERAGES))}. Received: {self.average!r}.")
         if not self.pool_scales or min(self.pool_scales) < 1:
             raise ValueError(f"pool_scales must be positive numbers. Received: {self.pool_scales!r}.")
-        if isinstance(self.classes, int) and self.classes < 1:
+        if not isinstance(self.classes, int | tuple) or isinstance(self.classes, int) and self.classes < 1:
             raise ValueError(f"classes must be a positive int, or names. Received: {self.classes!r}.")
         count = self.classes if isinstance(self.classes, int) else len(self.classes)
         if 0 <= self.ignore < count:
@@ -173,8 +195,12 @@ class UPerNet(AroundBackbone, keras.Model):
 
 def _require_same_size(images, labels):
     """Labels of another size would be taken without a word, since logits are brought to it."""
+    received = "none" if labels is None else f"shape {tuple(labels.shape)}"
+    if labels is None or len(labels.shape) > 3 and labels.shape[3:] != (1,):
+        rule = "labels must be the number of a class for each pixel, (B, H, W) or (B, H, W, 1)"
+        raise ValueError(f"{rule}. Received: {received}.")
     sizes = [tuple(x.shape[1:3]) for x in (images, labels)]
     same = len(sizes[1]) == 2 and all(None in pair or pair[0] == pair[1] for pair in zip(*sizes, strict=True))
     if not same:
         rule = f"labels must have the size of the images, (height, width) = {sizes[0]}"
-        raise ValueError(f"{rule}. Received: shape {tuple(labels.shape)}.")
+        raise ValueError(f"{rule}. Received: {received}.")

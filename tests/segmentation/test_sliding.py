@@ -94,7 +94,12 @@ def test_a_upernet_as_a_whole_and_by_windows():
     "arguments, message",
     [
         ({"picture": np.zeros((4, 5))}, r"picture must be \(height, width, channels\). Received: shape \(4, 5\)."),
+        ({"picture": np.zeros((4, 5, 1))}, r"picture must have 3 channels. Received: shape \(4, 5, 1\)."),
         ({"scales": ()}, r"scales must be one positive factor or more, such as .* Received: \(\)."),
+        ({"window": 8.0}, "window must be a side in whole pixels, or .* Received: 8.0."),
+        ({"window": 0}, "window must be a side in whole pixels, or .* Received: 0."),
+        ({"window": (8, 8, 3)}, r"window must be a side in whole pixels, or .* Received: \(8, 8, 3\)."),
+        ({"window": 8, "stride": "4"}, "stride must be a side in whole pixels, or .* Received: '4'."),
         ({"window": 8, "stride": 9}, r"stride must be in 1..window, which is \(8, 8\). Received: \(9, 9\)."),
     ],
 )

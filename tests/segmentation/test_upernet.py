@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -66,6 +67,40 @@ def test_logits_are_those_of_transformers(oracle):
         close(x, expected[f"feature{level}"], 1e-5, f"feature{level}")
 
 
+MMSEGMENTATION = (  # of names in transformers' files; mmpretrain's ConvNeXt and mmsegmentation's heads
+    (r"embeddings\.patch_embeddings", "downsample_layers.0.0"),
+    (r"embeddings\.layernorm", "downsample_layers.0.1"),
+    (r"encoder\.stages\.(\d)\.downsampling_layer", r"downsample_layers.\1"),
+    (r"encoder\.stages\.(\d)\.layers", r"stages.\1"),
+    ("dwconv", "depthwise_conv"),
+    (r"pwconv(\d)", r"pointwise_conv\1"),
+    (r"(\d)\.layernorm", r"\1.norm"),
+    (r"grn\.weight", "grn.gamma"),
+    (r"grn\.bias", "grn.beta"),
+    (r"hidden_states_norms\.stage(\d)", lambda found: f"norm{int(found[1]) - 1}"),
+    ("batch_norm", "bn"),
+    (r"head\.classifier", "head.conv_seg"),
+)
+
+
+def test_logits_are_those_of_transformers_from_names_of_mmsegmentation(oracle, tmp_path):
+    files = pytest.importorskip("safetensors.numpy")
+    arrays = {}
+    for name, array in files.load_file(oracle / "mini_upernet_hf.safetensors").items():
+        for theirs, other in MMSEGMENTATION:
+            name = re.sub(theirs, other, name)
+        arrays[name] = array.ravel().copy() if "grn" in name else array
+    files.save_file(arrays, tmp_path / "mmsegmentation.safetensors")
+    network = backbone((1, 1, 2, 1), (8, 16, 24, 32), include_preprocessing=False)
+    model = kc.UPerNet(network, 5, channels=32, auxiliary_channels=16)
+    report = kc.load_weights(model, tmp_path / "mmsegmentation.safetensors")
+    assert report.format == "mmsegmentation UPerNet" and len(report.loaded) == len(model.weights)
+    expected = np.load(oracle / "upernet_expected.npz")
+    logits = model.logits(expected["image"])
+    close(logits["main"], expected["logits_stride4"], 1e-5)
+    close(resized(logits["auxiliary"], (96, 128)), expected["aux_logits"], 1e-5)
+
+
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("upernet")
@@ -126,8 +161,11 @@ def test_moving_statistics_are_those_of_torch(same):
 
 @pytest.mark.slow
 @transformers
-def test_transformers_loads_what_was_written(tmp_path, theirs, same):
+@pytest.mark.parametrize("auxiliary_channels", [12, 0])
+def test_transformers_loads_what_was_written(tmp_path, theirs, same, auxiliary_channels):
     model, _ = same
+    if not auxiliary_channels:
+        model = kc.UPerNet(model.backbone, 7, channels=24, auxiliary_channels=0)
     report = kc.save_weights_as(model, tmp_path / "written", "huggingface")
     assert not report.left_out and not report.added
     program = """
@@ -212,6 +250,7 @@ def test_a_loss_of_the_users_own_gets_logits_of_full_size():
     [
         ((2, 16, 48), None, r"labels must have the size .* = \(32, 48\). Received: shape \(2, 16, 48\)."),
         ((2, 32), None, r"labels must have the size .* = \(32, 48\). Received: shape \(2, 32\)."),
+        ((2, 32, 48, 5), None, r"labels must be the number of a class .* Received: shape \(2, 32, 48, 5\)."),
         ((2, 32, 48), (2, 32, 48), r"sample_weight must be one number .* label 255. Received: shape \(2, 32, 48\)."),
         ((2, 32, 48), (2, 1), r"sample_weight must be one number .* label 255. Received: shape \(2, 1\)."),
     ],
@@ -225,6 +264,61 @@ def test_labels_and_weights_that_do_not_fit_are_refused(labels, weight, message)
     if weight is None:
         with pytest.raises(ValueError, match=message):
             model.sample_losses(pictures(), np.zeros(labels, "uint8"))
+
+
+@pytest.mark.parametrize("use", ["fit", "evaluate"])
+def test_a_label_outside_of_the_classes_is_an_error_where_it_can_be_read(use):
+    model, labels = upernet(auxiliary_channels=0), label_maps().astype("int32")
+    model.compile("sgd", run_eagerly=True)
+    labels[1, 3, 4] = 7
+    with pytest.raises(ValueError, match="labels must be in 0..4 or 255. Received: 7."):
+        getattr(model, use)(pictures(), labels, verbose=0)
+
+
+@pytest.mark.parametrize("label", [5, -1, 256])
+def test_every_label_outside_of_the_classes_is_one(label):
+    model, labels = upernet(), label_maps().astype("int32")
+    model.compile("sgd")
+    labels[1, 3, 4] = label
+    with pytest.raises(ValueError, match=f"labels must be in 0..4 or 255. Received: {label}."):
+        model.compute_loss(y=ops.convert_to_tensor(labels), y_pred={"main": ops.zeros((2, 8, 12, 5))})
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="compiles nothing")
+def test_a_label_outside_of_the_classes_makes_a_compiled_loss_nan():
+    model, labels = upernet(), label_maps()
+    model.compile("sgd")
+    labels[1, 3, 4] = 7
+    assert np.isnan(model.fit(pictures(), labels, verbose=0).history["loss"]).all()
+    assert all(np.isfinite(value).all() for value in model.get_weights())
+
+
+def test_a_label_outside_of_the_classes_trains_nothing():
+    model, labels = upernet(dropout=0.0), label_maps()
+
+    def loss_of(label):
+        labels[1, 3, 4] = label
+        return lambda: ops.mean(model.sample_losses(pictures(), labels))
+
+    losses = model.sample_losses(pictures(), np.where(labels == 4, 7, labels))
+    assert np.isnan(to_numpy(losses)).all()
+    left_out, outside = (gradients_of(loss_of(label), model) for label in (255, 7))
+    for path, gradient in left_out.items():
+        np.testing.assert_array_equal(outside[path], gradient, err_msg=path)
+
+
+def test_images_without_labels_are_refused():
+    model = upernet()
+    model.compile("sgd", run_eagerly=True)
+    with pytest.raises(ValueError, match="labels must be the number of a class for each pixel, .* Received: none."):
+        model.evaluate(pictures(), verbose=0)
+
+
+def test_weights_of_classes_are_refused():
+    model = upernet()
+    model.compile("sgd")
+    with pytest.raises(ValueError, match=r"class_weight must be None: a picture has many .* Received: \{0: 2.0\}."):
+        model.fit(pictures(), label_maps(), class_weight={0: 2.0})
 
 
 def test_a_weight_for_each_picture_counts():
@@ -310,6 +404,7 @@ def test_frozen_statistics_stay():
     [
         ({"average": "mean"}, "average must be one of 'all', 'valid'. Received: 'mean'."),
         ({"pool_scales": (0, 2)}, r"pool_scales must be positive numbers. Received: \(0, 2\)."),
+        ({"classes": 3.0}, "classes must be a positive int, or names. Received: 3.0."),
         ({"classes": 0}, "classes must be a positive int, or names. Received: 0."),
         ({"classes": ("a", "a")}, "class_names must be 2"),
         ({"classes": 300}, "ignore must be none of the classes 0..299. Received: 255."),

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+import keras_convnextv2 as kc
+from keras_convnextv2.layers.batch_norm import BatchNorm
 from tests.training.small_model import batches, sample_losses, small_model
 from tests.training.test_steps import assert_same, run, small_step, values
 from training.configs import Finetune
@@ -79,7 +81,8 @@ def test_predictions_of_two_devices_are_those_of_one(count):
 
 
 @several
-def test_batch_statistics_of_the_devices_are_averaged():
+@pytest.mark.parametrize("norm", [keras.layers.BatchNormalization, BatchNorm])
+def test_batch_statistics_of_the_devices_are_averaged(norm):
     def build(devices):
         with devices.scope():
             keras.utils.set_random_seed(0)
@@ -87,7 +90,7 @@ def test_batch_statistics_of_the_devices_are_averaged():
                 [
                     keras.Input((4, 5, 2)),
                     keras.layers.Flatten(),
-                    keras.layers.BatchNormalization(),
+                    norm(),
                     keras.layers.Dense(3),
                 ]
             )
@@ -98,6 +101,55 @@ def test_batch_statistics_of_the_devices_are_averaged():
         run(step, batches(2, size=8), rate=0.0)
     means = [np.array(keras.ops.convert_to_numpy(step.groups["fixed"][0])) for step in (one, two)]
     np.testing.assert_allclose(*means, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="of its strategies")
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_plain_fit_averages_moving_statistics_over_replicas(synchronized):
+    devices = two_devices()
+    with devices.scope():
+        model = keras.Sequential([keras.Input((4, 5, 2)), BatchNorm(synchronized=synchronized)])
+        model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(8, 4, 5, 2)).astype("float32")
+    x[4:] += 3
+    model.fit(x, x, batch_size=8, shuffle=False, verbose=0)
+    seen = [x] if synchronized else [x[:4], x[4:]]
+    variance = np.mean([part.reshape(-1, 2).var(0, ddof=1) for part in seen], axis=0)
+    for replica in range(2):
+        mean, moved = devices.copy(model.non_trainable_variables, replica)
+        np.testing.assert_allclose(mean, 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
+        np.testing.assert_allclose(moved, 0.9 + 0.1 * variance, rtol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="of its strategies")
+def test_plain_fit_of_a_segmenter_on_replicas_is_that_of_one():
+    x = np.random.default_rng(0).uniform(0, 255, (4, 32, 48, 3)).astype("float32")
+    y = np.random.default_rng(1).integers(0, 3, (4, 32, 48))
+    found = []
+    for devices in (OneDevice(), two_devices()):
+        keras.utils.set_random_seed(0)
+        with devices.scope():
+            network = kc.ConvNeXtV2((1, 1), (4, 6), include_top=False)
+            model = kc.UPerNet(network, 3, channels=4, auxiliary_channels=4, dropout=0.0, synchronized=True)
+            model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+        losses = model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0).history["loss"]
+        found.append((losses, model.get_weights()))
+    (ours, weights), (theirs, others) = found
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4)
+    largest = max(abs(value).max() for value in weights)
+    for value, other in zip(weights, others, strict=True):
+        np.testing.assert_allclose(other, value, rtol=0, atol=1e-4 * largest)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="of its strategies")
+def test_the_loss_of_a_detector_on_replicas_is_a_share_of_it(monkeypatch):
+    devices = two_devices()
+    with devices.scope():
+        network = kc.ConvNeXtV2((1, 1), (4, 6), include_top=False)
+        model = kc.MaskRCNN(network, 3, fpn_dim=4, rpn_dim=4, box_dim=4, mask_dim=4)
+        monkeypatch.setattr(model, "losses_of", lambda x, y: {"loss": keras.ops.ones(2)})
+        assert float(model.compute_loss(y_pred={})) == 0.5
+    assert float(model.compute_loss(y_pred={})) == 1
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused():

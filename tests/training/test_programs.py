@@ -328,6 +328,31 @@ def test_a_head_to_keep_must_be_there(pretrained):
         finetune.build(config, 10, quiet)
 
 
+def kept_of(kind):
+    """(program, its config without weights) with networks of two stages for three classes."""
+    config = {key: TINY[key] for key in ("size", "depths", "dims", "stem_patch_size")}
+    if kind is Segment:
+        return segment, Segment(**config, head_channels=4, auxiliary_channels=4)
+    if kind is Detect:
+        heads = {f"{part}_dim": 4 for part in ("fpn", "rpn", "box", "mask")}
+        return detect, Detect(**config, **heads)
+    return finetune, FINETUNE
+
+
+@pytest.mark.parametrize("kind", [Finetune, Segment, Detect])
+def test_a_head_is_kept_for_the_classes_it_was_trained_on_alone(tmp_path, kind):
+    program, config = kept_of(kind)
+    names = ("cat", "dog", "fox")
+    made = program.build(config, names, quiet)
+    (made[0] if kind is Finetune else made).save(tmp_path / "model.keras")
+    again = dataclasses.replace(config, init=str(tmp_path / "model.keras"), keep_head=True)
+    for classes in (names, ("0", "1", "2")):
+        program.build(again, classes, quiet)
+    with pytest.raises(ValueError, match="class 1 is 'dog'. Received: 'fox' in the data; leave keep_head out"):
+        program.build(again, ("cat", "fox", "dog"), quiet)
+    program.build(dataclasses.replace(again, keep_head=False), ("cat", "fox", "dog"), quiet)
+
+
 @pytest.mark.parametrize("made, message", [(True, "has that run ended"), (False, "nothing.h5")])
 def test_init_that_is_not_there(tmp_path, made, message):
     init = tmp_path / "nothing.h5"

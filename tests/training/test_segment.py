@@ -78,6 +78,18 @@ def test_two_devices_are_one_with_synchronized_statistics(tmp_path):
         np.testing.assert_allclose(theirs[key], value, rtol=0, atol=1e-5 * largest, err_msg=key)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="traces")
+def test_photos_of_many_sizes_are_traced_twice():
+    model = kc.UPerNet(kc.ConvNeXtV2((1, 1), (4, 6), include_top=False), 3, channels=4, auxiliary_channels=0)
+    traced, call = [], model.call
+    model.call = lambda images, training=None: traced.append(images.shape) or call(images, training=training)
+    predict = make_predict(model, jit=False)
+    for size in ((32, 48), (40, 36), (48, 32), (33, 50)):
+        images = np.zeros((1, *size, 3), "float32")
+        assert predict(images).shape == (1, *size, 3)
+    assert len(traced) == 2
+
+
 def test_rules_give_each_stage_its_rate():
     model = kc.UPerNet(kc.ConvNeXtV2((1, 1, 2, 1), (4, 6, 8, 10), include_top=False), 3, channels=4)
     from keras_convnextv2.layers.network import variables_of

@@ -133,6 +133,16 @@ def test_a_split_that_label_maps_lack_is_refused(saved, data, tmp_path, split):
         evaluate.run(Evaluate(split=split), saved, f"folder:{data}", str(tmp_path / "out"), quiet)
 
 
+@pytest.mark.parametrize("kind, message", [("images", "read the image .*2.png"), ("labels", "label map .*2.png")])
+def test_files_that_cannot_be_read_are_named_before_anything_is_measured(
+    saved, data, tmp_path, monkeypatch, kind, message
+):
+    (data / "val" / kind / "2.png").write_bytes(b"none")
+    monkeypatch.setattr("training.segmenters.agreement", lambda *_, **__: pytest.fail("measured"))
+    with pytest.raises((ValueError, OSError), match=message):
+        evaluate.run(Evaluate(), saved, f"folder:{data}", str(tmp_path / "out"), quiet)
+
+
 def test_classes_in_another_order_are_refused(saved, data, tmp_path):
     names = list(NAMES)
     names[0], names[1] = names[1], names[0]

@@ -56,5 +56,23 @@ def match_classes(classes, names, ids=(), *, whose, outputs):
     return chosen, f"by name, {len(chosen)} of the model's {len(names)}"
 
 
+def require_order(names, classes, *, of, whose):
+    """Raises where a model and data both name their classes, and another at one number.
+
+    Args:
+        names: the model's, or None.
+        classes: names of the data's classes, as many.
+        of: whose classes they are, in words.
+        whose: the data.
+    """
+    numbers = tuple(map(str, range(len(classes))))
+    if names is None or numbers in (tuple(names), tuple(classes)):
+        return
+    for number, (ours, theirs) in enumerate(zip(names, classes, strict=True)):
+        if ours != theirs:
+            rule = f"the classes of {of} must be the model's, in its order: class {number} is {ours!r}"
+            raise ValueError(f"{rule}. Received: {theirs!r} in {whose}.")
+
+
 def _folded(text):
     return re.sub(r"[\W_]+", "_", str(text)).strip("_").casefold()

@@ -110,7 +110,8 @@ def tensors(variables):
 
 
 def make_predict(model, jit, devices):
-    @tf.function(jit_compile=jit)
+    # XLA compiles for each size of pictures; else the second size is traced as any
+    @tf.function(jit_compile=jit, reduce_retracing=not jit)
     def outputs(values, fixed, images):
         return exact(model.stateless_call(values, fixed, images, training=False)[0])
 
