@@ -87,6 +87,14 @@ class OneDevice:
             where = ", ".join(others)
             raise ValueError(f"all processes must have the same {what}. Received: another in process {where}.")
 
+    def require_same_pictures(self, *sources):
+        """Raises in every process unless all of them have the same pictures, classes and labels, in the same order.
+
+        To ask before a model is built: its variables begin as the chief's, which must have their shapes.
+        """
+        for source in sources if self.processes > 1 else ():
+            self.require_same(f"pictures, classes and labels in {source.name}", source.fingerprint)
+
 
 ONE = OneDevice()
 

@@ -75,15 +75,16 @@ def run(prepare, config, workdir, data, resume=False, say=None):
 
 def _run(devices, prepare, config, workdir, data, resume, say):
     folder = Workdir(workdir, type(config).__name__.lower(), config, data, resume, devices.chief)
-    seed_initial_weights(config.seed)
-    with devices.scope():
-        task = prepare(config, data, say, devices)
-    plan = Plan.of(config, task.source.count)  # refuses too large a batch before the folder is taken
-    with folder, devices.naming_a_lost_process():
+    with devices.naming_a_lost_process():
         devices.require_same("recipe and data", folder.fingerprint)
-        results = _results(config, task, plan, folder, devices, resume, say)
-        devices.sum(0)  # nobody leaves before the chief has written everything
-        return results if devices.chief else {}
+        seed_initial_weights(config.seed)
+        with devices.scope():
+            task = prepare(config, data, say, devices)
+        plan = Plan.of(config, task.source.count)  # refuses too large a batch before the folder is taken
+        with folder:
+            results = _results(config, task, plan, folder, devices, resume, say)
+            devices.sum(0)  # nobody leaves before the chief has written everything
+            return results if devices.chief else {}
 
 
 def once(prepare, config, workdir, data, say):

@@ -9,9 +9,11 @@ import pytest
 
 from tests.training.small_model import batches, sample_losses, small_model
 from tests.training.test_steps import assert_same, run, small_step, values
+from training import detect, finetune, pretrain, segment
 from training.configs import Finetune
 from training.devices import OneDevice, open_devices
 from training.optimizers import AdamW, DAdaptAdam
+from training.recipes import RECIPES
 from training.steps import make_predict, make_step
 
 BACKEND = keras.backend.backend()
@@ -157,3 +159,17 @@ def test_the_scale_grows_after_good_steps_and_counts_as_bad_at_one(monkeypatch):
         batch["images"][:] = np.nan
     assert [report["streak"] for report in run(step, bad)] == [0, 1, 2]
     assert float(keras.ops.convert_to_numpy(step.groups["scale"][0])) == 1
+
+
+@pytest.mark.parametrize("program", [pretrain, finetune, segment, detect])
+def test_every_program_compares_its_pictures_before_it_builds_a_model(program, monkeypatch):
+    class Differing(OneDevice):
+        processes = 2
+
+        def of_all(self, number):
+            return [number, number + 1]
+
+    name = program.__name__.split(".")[-1]
+    monkeypatch.setattr(program, "build", lambda *args: pytest.fail("a model was built"))
+    with pytest.raises(ValueError, match="the same pictures, classes and labels in .*shapes.* another in process 1"):
+        program.prepare(RECIPES[f"{name}_shapes"], "shapes:12", quiet, Differing())

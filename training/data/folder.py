@@ -3,12 +3,13 @@
 Or PATH/<class>/* alone, which is split here.
 """
 
+import functools
 import hashlib
 import os
 import pathlib
 
 from training.data.decode import SUFFIXES, open_file, printable
-from training.data.picture_source import PictureSource, fit_in_memory
+from training.data.picture_source import PictureSource, fit_in_memory, named
 
 LAYOUT = "PATH/train/<class>/* and PATH/test/<class>/* or PATH/val/<class>/*"
 _TRAIN = ("train", "training")
@@ -24,7 +25,8 @@ def open_folder(path, split, channels, keep=None, validation_split=0.1):
     files, classes, labels = listed(path, split, validation_split)
     read = lambda index: open_file(files[index], channels)  # noqa: E731
     keep = fit_in_memory(read, len(files), channels) if keep is None else keep
-    kinds = {"channels": channels, "classes": classes, "labels": labels, "keep": keep}
+    contents = functools.partial(named, files, os.path.expanduser(path))
+    kinds = {"channels": channels, "classes": classes, "labels": labels, "keep": keep, "contents": contents}
     return PictureSource(f"folder:{path} ({split})", read, len(files), **kinds)
 
 

@@ -1,6 +1,7 @@
 """Label maps: the class of each pixel of a photo, in a picture file beside it, and the folders that hold both."""
 
 import concurrent.futures
+import functools
 import os
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from training.data.checking import EVERY
 from training.data.decode import lines_of, open_file, printable
 from training.data.folder import held_out, pictures_in
-from training.data.picture_source import PictureSource
+from training.data.picture_source import PictureSource, named
 
 IGNORE = 255
 LAYOUT = "PATH/train/{images,labels} and PATH/val/{images,labels}, or PATH/{images,labels}"
@@ -98,7 +99,8 @@ def open_labelled_maps(path, split, *, channels=3, classes=0, ignored=(IGNORE,),
     def read(index):
         return open_file(photos[index][0], channels), maps[index]
 
-    kinds = {"channels": channels, "classes": names, "labelled": True}
+    contents = functools.partial(named, [photo for photo, _ in photos], root)
+    kinds = {"channels": channels, "classes": names, "labelled": True, "contents": contents}
     return PictureSource(f"folder:{path} ({split})", read, len(photos), **kinds)
 
 

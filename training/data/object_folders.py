@@ -1,5 +1,6 @@
 """Folders of pictures with objects, in the layouts that sets are published in."""
 
+import functools
 import os
 
 import numpy as np
@@ -9,7 +10,7 @@ from training.data import coco, dota, voc
 from training.data.decode import UnreadableImage, open_file, printable
 from training.data.folder import held_out
 from training.data.labelled import Labelled
-from training.data.picture_source import PictureSource
+from training.data.picture_source import PictureSource, named
 
 READERS = (coco, voc, dota)
 LAYOUTS = " or ".join(reader.LAYOUT for reader in READERS)
@@ -40,7 +41,8 @@ def open_folder_of_objects(
         picture = open_file(files[index], channels)
         return picture, stated(index).within(picture.size)
 
-    kinds = {"channels": channels, "classes": labelled.classes, "labelled": True}
+    contents = functools.partial(named, files, root)
+    kinds = {"channels": channels, "classes": labelled.classes, "labelled": True, "contents": contents}
     source = PictureSource(f"folder:{path} ({split})", read, len(files), **kinds)
     if not (filter_empty or min_size):
         return source

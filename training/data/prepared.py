@@ -4,6 +4,8 @@ One that was prepared with file_format="array_record" is read at random, without
 """
 
 import difflib
+import functools
+import zlib
 
 import numpy as np
 
@@ -37,7 +39,9 @@ def open_prepared(name, split, channels, keep=None, download=False):
         records = _records(tfds, builder, name, theirs, *keys)
     labelled, title = split != "unlabelled", f"tfds:{name} ({split})"
     classes = tuple(builder.info.features[keys[1]].names) if labelled else ()
-    kinds = {"channels": channels, "classes": classes, "labelled": labelled}
+    prepared = f"{builder.info.full_name} {theirs} {builder.info.file_format.value}"  # its order is that of the files
+    contents = functools.partial(zlib.crc32, prepared.encode())
+    kinds = {"channels": channels, "classes": classes, "labelled": labelled, "contents": contents}
     small = _bytes(builder, theirs, keys[0], len(records)) <= MEMORY_LIMIT
     if isinstance(records, _Stream) and not small:
         return StreamSource(title, records.begin, len(records), **kinds)

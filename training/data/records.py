@@ -11,6 +11,7 @@ import itertools
 import json
 import pathlib
 import threading
+import zlib
 
 import numpy as np
 
@@ -45,7 +46,9 @@ def open_records(path, split, channels, keep=None):
         small = sum(file["bytes"] for file in files) <= MEMORY_LIMIT
         keep = small and fit_in_memory(lambda index: read(index)[0], len(shards), channels)
     labels = functools.partial(np.load, labels_file(root, held), mmap_mode="r") if labelled else None
+    contents = functools.partial(zlib.crc32, json.dumps(files).encode())  # with the checksums of all
     kinds = {"channels": channels, "classes": manifest["classes"] if labelled else (), "labels": labels, "keep": keep}
+    kinds["contents"] = contents
     return PictureSource(f"records:{path} ({split})", read, len(shards), **kinds)
 
 

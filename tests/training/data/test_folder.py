@@ -1,5 +1,6 @@
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -230,3 +231,32 @@ def test_texts_that_are_no_utf8_are_named_and_tables_take_such_names(tmp_path):
     with Results(str(tmp_path / "out"), "evaluate", Evaluate(), "model", "data") as folder:
         folder.write_table("t.csv", ["class"], [[os.fsdecode(b"caf\xe9")]])
     assert "caf\\udce9" in (tmp_path / "out" / "t.csv").read_text()
+
+
+def test_copies_of_a_set_have_one_fingerprint_and_others_another(folder, tmp_path_factory):
+    def fingerprints(change):
+        copy = tmp_path_factory.mktemp(change.__name__) / "elsewhere"
+        shutil.copytree(folder, copy)
+        change(copy / "train")
+        return {split: open_source(f"folder:{copy}", split).fingerprint for split in ("train", "unlabelled", "test")}
+
+    def none(train):
+        """The same pictures."""
+
+    def fewer(train):
+        next(iter(sorted((train / "cat").iterdir()))).unlink()
+
+    def renamed(train):
+        file = next(iter(sorted((train / "cat").iterdir())))
+        file.rename(file.with_stem("aaa"))
+
+    def moved(train):
+        file = next(iter(sorted((train / "cat").iterdir())))
+        file.rename(train / "dog" / f"moved{file.suffix}")
+
+    ours = {split: open_source(f"folder:{folder}", split).fingerprint for split in ("train", "unlabelled", "test")}
+    assert fingerprints(none) == ours and len(set(ours.values())) == 3
+    for change in (fewer, renamed, moved):
+        theirs = fingerprints(change)
+        assert theirs["test"] == ours["test"]
+        assert theirs["train"] != ours["train"] and theirs["unlabelled"] != ours["unlabelled"]
