@@ -66,6 +66,11 @@ def is_split(path):
     return bool(_first(root, _TRAIN) or _first(root, _TEST))
 
 
+def in_split(name):
+    """Whether a picture's path below its folder is that of a train or a test of its own."""
+    return pathlib.PurePath(name).parts[0] in (*_TRAIN, *_TEST)
+
+
 def _labelled(root, split, validation_split):
     train, test = _first(root, _TRAIN), _first(root, _TEST)
     if not train and not test and _subfolders(root):

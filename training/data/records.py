@@ -16,6 +16,7 @@ import zlib
 import numpy as np
 
 from training.data.decode import Encoded, UnreadableImage, printable
+from training.data.folder import in_split
 from training.data.picture_source import MEMORY_LIMIT, PictureSource, fit_in_memory
 from training.fields import command_line
 
@@ -23,8 +24,12 @@ MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
 _RANDOM_ACCESS = {"options": "readahead_buffer_size:0,max_parallelism:0", "file_reader_buffer_size": 1 << 15}
 
 
-def open_records(path, split, channels, keep=None):
-    """The pictures of one split, in the order of the folder that they come from."""
+def open_records(path, split, channels, keep=None, validation_split=None):
+    """The pictures of one split, in the order of the folder that they come from.
+
+    Args:
+        validation_split: must be that by which packing divided the folder, where it did; None: whatever it was.
+    """
     root = pathlib.Path(path).expanduser()
     manifest = read_manifest(root)
     held = "train" if split == "unlabelled" and "unlabelled" not in manifest["splits"] else split
@@ -35,6 +40,8 @@ def open_records(path, split, channels, keep=None):
     _require_whole(root, files)
     shards = Shards([str(root / file["name"]) for file in files], [file["records"] for file in files])
     labelled = split != "unlabelled"
+    if labelled and validation_split is not None:
+        _require_divided_by(validation_split, path, manifest["settings"]["validation_split"], shards)
 
     def read(index):
         head, _, picture = shards[index].partition(b"\n")
@@ -50,6 +57,15 @@ def open_records(path, split, channels, keep=None):
     kinds = {"channels": channels, "classes": manifest["classes"] if labelled else (), "labels": labels, "keep": keep}
     kinds["contents"] = contents
     return PictureSource(f"records:{path} ({split})", read, len(shards), **kinds)
+
+
+def _require_divided_by(share, path, held, shards):
+    """Raises where packing has held out another share; a train and a test of the folder's own are as they are."""
+    if share == held or in_split(json.loads(shards[0].partition(b"\n")[0])["name"]):
+        return
+    rule = f"validation_split must be {held}, by which records:{path} was divided when it was packed"
+    hint = f"Try --set validation_split={held}, or pack with --validation_split {share}"
+    raise ValueError(f"{rule}. Received: {share}. {hint}")
 
 
 def labels_file(root, split):
