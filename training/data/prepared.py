@@ -14,6 +14,7 @@ from training.data.picture_source import MEMORY_LIMIT, PictureSource, StreamSour
 from training.data.records import Shards
 
 AT_RANDOM = "array_record"
+ELSEWHERE = "huggingface:"
 _SPLITS = {  # of ours, theirs: the first one that is there
     "train": ("train",),
     "unlabelled": ("unlabelled", "unsupervised", "train"),
@@ -112,14 +113,18 @@ def _require_tensorflow():
 
 
 def _builder(tfds, name):
+    rule = "tfds:NAME must name a data set of tensorflow-datasets"
+    if name.startswith(ELSEWHERE):  # looked for on the network, again and again
+        raise ValueError(f"{rule} itself. Received: {name!r}. Take its pictures by folder:PATH")
     try:
         return tfds.builder(name)
     except tfds.core.DatasetNotFoundError as error:  # its own text lists hundreds of names
         near = difflib.get_close_matches(name, tfds.list_builders(), n=3)
         hint = f"Closest: {', '.join(near)}" if near else "tensorflow_datasets.list_builders() has the names"
-        raise ValueError(
-            f"tfds:NAME must name a data set of tensorflow-datasets. Received: {name!r}. {hint}"
-        ) from error
+        raise ValueError(f"{rule}. Received: {name!r}. {hint}") from error
+    except Exception as error:  # of the parser of names, of versions and configs that are not there, of the network
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{rule}, NAME[/CONFIG][:VERSION]. Received: {name!r}: {reason}") from error
 
 
 def _prepare(tfds, name):
