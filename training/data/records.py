@@ -52,11 +52,25 @@ def open_records(path, split, channels, keep=None, validation_split=None):
     if keep is None:  # encoded, few pictures are larger than decoded
         small = sum(file["bytes"] for file in files) <= MEMORY_LIMIT
         keep = small and fit_in_memory(lambda index: read(index)[0], len(shards), channels)
-    labels = functools.partial(np.load, labels_file(root, held), mmap_mode="r") if labelled else None
+    labels = functools.partial(_labels, labels_file(root, held), len(shards)) if labelled else None
     contents = functools.partial(zlib.crc32, json.dumps(files).encode())  # with the checksums of all
     kinds = {"channels": channels, "classes": manifest["classes"] if labelled else (), "labels": labels, "keep": keep}
     kinds["contents"] = contents
     return PictureSource(f"records:{path} ({split})", read, len(shards), **kinds)
+
+
+def _labels(path, count):
+    """int32 (count,), not read before it is used."""
+    try:
+        labels = np.load(path, mmap_mode="r")
+        received = f"{labels.dtype} {labels.shape}"
+    except (ValueError, EOFError, OSError) as error:
+        labels, received = None, "no such file" if isinstance(error, FileNotFoundError) else "a damaged file"
+    if labels is None or labels.dtype != "int32" or labels.shape != (count,):
+        raise ValueError(
+            f"{path} must hold int32 ({count},). Received: {received}. Copy it again, or pack the set again"
+        )
+    return labels
 
 
 def _require_divided_by(share, path, held, shards):

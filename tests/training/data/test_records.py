@@ -282,3 +282,18 @@ def test_a_share_that_packing_did_not_hold_out_is_refused(folder, tmp_path_facto
 
 def test_a_train_and_a_test_of_its_own_know_no_share(records):
     assert open_source(f"records:{records}", "test", validation_split=0.25).count == 6
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "other", "too many", "removed"])
+def test_damaged_labels_name_their_file(records, damage):
+    file = records / "train.labels.npy"
+    whole = file.read_bytes()
+    if damage == "removed":
+        file.unlink()
+    elif damage == "too many":
+        np.save(file, np.zeros(16, "int32"))
+    else:
+        file.write_bytes({"empty": b"", "cut": whole[:-3], "other": b"labels"}[damage])
+    source = open_source(f"records:{records}", "train")
+    with pytest.raises(ValueError, match=r"train.labels.npy must hold int32 \(15,\). Received: .* Copy it again"):
+        source.labels  # noqa: B018
