@@ -86,6 +86,16 @@ class OneDevice:
         """The largest of this number over all processes."""
         return max(self.of_all(number))
 
+    def in_turn(self, make, wanted=True):
+        """What make() returns, where wanted called in one process after the other: it may write what they share."""
+        if not wanted or self.processes == 1:
+            return make()
+        made = None
+        for process in range(self.processes):
+            made = make() if process == self.process else made
+            self.sum(0)
+        return made
+
     def require_same(self, what, number):
         """Raises in every process unless all of them have the same number."""
         numbers = self.of_all(number)

@@ -44,7 +44,8 @@ def _labelled(data):
 
 
 def prepare(config, data, say, devices):
-    source = open_source(data, SPLIT, channels=config.channels, download=config.download)
+    opened = functools.partial(open_source, data, SPLIT, channels=config.channels, download=config.download)
+    source = devices.in_turn(opened, config.download)  # the first one downloads and prepares
     devices.require_same_pictures(source)
     fcmae = build(config)
 

@@ -173,3 +173,33 @@ def test_every_program_compares_its_pictures_before_it_builds_a_model(program, m
     monkeypatch.setattr(program, "build", lambda *args: pytest.fail("a model was built"))
     with pytest.raises(ValueError, match="the same pictures, classes and labels in .*shapes.* another in process 1"):
         program.prepare(RECIPES[f"{name}_shapes"], "shapes:12", quiet, Differing())
+
+
+@pytest.mark.parametrize("program", [pretrain, finetune])
+@pytest.mark.parametrize("process", [0, 1, 2])
+def test_processes_download_one_after_the_other(program, process, monkeypatch):
+    events = []
+
+    class Third(OneDevice):
+        processes = 3
+
+        def sum(self, numbers):
+            events.append("all wait")
+            return super().sum(numbers)
+
+        def require_same_pictures(self, *sources):
+            raise EOFError  # all are open
+
+    def opened(data, split, *, download, open_source=program.open_source, **options):
+        assert download
+        events.append("opened")
+        return open_source(data, split, **options)
+
+    devices = Third()
+    devices.process = process
+    monkeypatch.setattr(program, "open_source", opened)
+    name = program.__name__.split(".")[-1]
+    with pytest.raises(EOFError):
+        program.prepare(dataclasses.replace(RECIPES[f"{name}_shapes"], download=True), "shapes:12", quiet, devices)
+    splits = 2 if program is finetune else 1
+    assert events == [*["all wait"] * process, *["opened"] * splits, *["all wait"] * (3 - process)]
