@@ -76,6 +76,7 @@ def run(prepare, config, workdir, data, resume=False, say=None):
 def _run(devices, prepare, config, workdir, data, resume, say):
     folder = Workdir(workdir, type(config).__name__.lower(), config, data, resume, devices.chief)
     with devices.naming_a_lost_process():
+        # at once, while all are here: JAX gives the first one to ask 30 seconds, and only that one
         devices.require_same("recipe and data", folder.fingerprint)
         seed_initial_weights(config.seed)
         with devices.scope():
@@ -142,6 +143,9 @@ def _trained(config, task, plan, step, checkpoints, folder, resume, say):
         folder.write_recipe()
         begun = f"after step {first} of {plan.total_steps}" if newest else "at step 0: there is no whole checkpoint"
         say(f"resuming {begun}")
+        before, now = newest["versions"]["backend"] if newest else "", keras.backend.backend()
+        if before not in ("", now):
+            say(f"it ran on {before}: {now} goes on with the same state and pictures, drop path draws as {now} does")
     sizes = {"first_step": first, "total_steps": plan.total_steps, "batch_size": plan.batch_size}
     state = newest and newest.get("log")
     log = Log(folder.path, **sizes, say=say, state=state, writes=step.devices.chief)
