@@ -20,7 +20,7 @@ def require_readable(source, say, workers=None):
 
     def reason(index):
         try:
-            source.opened(index)
+            source.check(index)
         except UnreadableImage as error:
             return str(error)
 

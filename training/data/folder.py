@@ -8,7 +8,7 @@ import hashlib
 import os
 import pathlib
 
-from training.data.decode import SUFFIXES, open_file, printable
+from training.data.decode import SUFFIXES, open_file, printable, size_of
 from training.data.picture_source import PictureSource, fit_in_memory, named
 
 LAYOUT = "PATH/train/<class>/* and PATH/test/<class>/* or PATH/val/<class>/*"
@@ -27,6 +27,7 @@ def open_folder(path, split, channels, keep=None, validation_split=0.1):
     keep = fit_in_memory(read, len(files), channels) if keep is None else keep
     contents = functools.partial(named, files, os.path.expanduser(path))
     kinds = {"channels": channels, "classes": classes, "labels": labels, "keep": keep, "contents": contents}
+    kinds["header"] = lambda index: size_of(files[index])
     return PictureSource(f"folder:{path} ({split})", read, len(files), **kinds)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from training.data.checking import EVERY
-from training.data.decode import lines_of, open_file, printable
+from training.data.decode import lines_of, open_file, printable, size_of
 from training.data.folder import held_out, pictures_in
 from training.data.picture_source import PictureSource, named
 
@@ -101,6 +101,7 @@ def open_labelled_maps(path, split, *, channels=3, classes=0, ignored=(IGNORE,),
 
     contents = functools.partial(named, [photo for photo, _ in photos], root)
     kinds = {"channels": channels, "classes": names, "labelled": True, "contents": contents}
+    kinds["header"] = lambda index: size_of(photos[index][0])
     return PictureSource(f"folder:{path} ({split})", read, len(photos), **kinds)
 
 

@@ -27,17 +27,30 @@ class PictureSource:
         labels: int32 (count,), or a function that returns them, or None.
         labelled: whether pictures have labels, also where nobody has them all (labels None).
         keep: decode every picture once and keep it, for sets that `fit_in_memory`.
+        header: function of an index, which raises UnreadableImage for a picture whose header cannot be read; None:
+            `read` does.
         contents: function without arguments, returning a number of which pictures these are, as `named` of their files;
             None: whoever has as many of this name has the same.
     """
 
     def __init__(
-        self, name, read, count, *, channels, classes=(), labels=None, labelled=None, keep=False, contents=None
+        self,
+        name,
+        read,
+        count,
+        *,
+        channels,
+        classes=(),
+        labels=None,
+        labelled=None,
+        keep=False,
+        header=None,
+        contents=None,
     ):
         self.name, self.count, self.channels, self.classes = name, int(count), channels, tuple(classes)
         self.labelled = labels is not None if labelled is None else labelled
         self._labels = labels if labels is None or callable(labels) else np.asarray(labels, "int32")
-        self._read, self._keep, self._contents = read, keep, contents
+        self._read, self._keep, self._header, self._contents = read, keep, header, contents
         self._kept = {}  # index: (`Pixels`, label)
         self._unreadable = {}  # index: reason
         self._lock = threading.Lock()
@@ -72,6 +85,10 @@ class PictureSource:
             picture = Pixels(picture)
         return self._kept.setdefault(index, (picture, label)) if self._keep else (picture, label)
 
+    def check(self, index):
+        """Raises UnreadableImage for a picture that cannot be opened; it is decoded where it is kept."""
+        (self.opened if self._keep or self._header is None else self._header)(index)
+
     def readable(self, index, prepare):
         """What `prepare` makes of (picture, label) number `index`, a dict, and `substituted`.
 
@@ -94,6 +111,7 @@ class PictureSource:
         labels = None if self._labels is None else self.labels[indices]
         read = lambda index: self.opened(int(indices[index]))  # noqa: E731
         kinds = {"channels": self.channels, "classes": self.classes, "labelled": self.labelled}
+        kinds["header"] = lambda index: self.check(int(indices[index]))
         contents = lambda: zlib.crc32(indices.astype("int64").tobytes(), self.fingerprint)  # noqa: E731
         return PictureSource(self.name, read, len(indices), labels=labels, contents=contents, **kinds)
 

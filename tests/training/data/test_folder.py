@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.training.data.conftest import write_picture
-from training.data import UnreadableImage, open_source
+from training.data import UnreadableImage, decode, open_source, require_readable
 from training.data.decode import open_file
 from training.evaluate import Evaluate
 from training.predict import files_of
@@ -260,3 +260,29 @@ def test_copies_of_a_set_have_one_fingerprint_and_others_another(folder, tmp_pat
         theirs = fingerprints(change)
         assert theirs["test"] == ours["test"]
         assert theirs["train"] != ours["train"] and theirs["unlabelled"] != ours["unlabelled"]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_pictures_that_are_not_kept_are_checked_by_their_headers(folder, keep, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 210, 3), "uint8")
+    cut, empty = folder / "test" / "cat" / "0.png", folder / "test" / "dog" / "1.png"
+    Image.fromarray(noise).save(cut)
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:-100])  # behind the header, which is all that is looked at
+    empty.write_bytes(b"")
+    read, bytes_of = [], decode._bytes_of
+    monkeypatch.setattr(decode, "_bytes_of", lambda *asked: read.append(bytes_of(*asked)) or read[-1])
+    source = open_source(f"folder:{folder}", "test", keep=keep)
+    bad = "2 that are not" if keep else "1 that are not"
+    with pytest.raises(UnreadableImage, match=f"must be readable. Received: {bad}: .*1.png: it is empty"):
+        require_readable(source, print, workers=1)
+    longest = max(map(len, read))
+    assert longest == (len(whole) - 100 if keep else decode.HEADER)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".gif", ".bmp"])
+def test_sizes_by_headers_are_those_of_the_pictures(tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 210, 3), "uint8")
+    Image.fromarray(noise).save(tmp_path / f"a{suffix}")
+    assert (tmp_path / f"a{suffix}").stat().st_size > decode.HEADER
+    assert decode.size_of(tmp_path / f"a{suffix}") == (200, 210)
