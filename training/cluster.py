@@ -60,7 +60,7 @@ def by_slurm(backend):
     count = os.environ.get(SLURM_COUNT, "1")
     if count == "1":
         return 1
-    needed = SLURM.get(backend, (SLURM_COUNT,))
+    needed = SLURM[backend]
     bad = [f"{name}={os.environ.get(name)}" for name in needed if not _is_right(name)]
     rule = f"{', '.join(needed)} must describe a step of Slurm, as srun sets them"
     require(not bad, rule, ", ".join(bad), f"Unset {SLURM_COUNT} to train in one process.")
