@@ -21,6 +21,7 @@ from keras_convnextv2.layers.network import stages_of
 from keras_convnextv2.layers.visible import MaskedMap
 from keras_convnextv2.whole import write_whole
 from training import finetune, pretrain
+from training.cluster import require_one_process
 from training.command import begin, exit_code
 from training.configs import Finetune, Pretrain
 from training.fields import nearest, require, with_settings
@@ -274,6 +275,7 @@ def main():
     given, say = flags.parse_args(), Terminal()
 
     def body():
+        require_one_process("ablate")
         begin()
         configs = [
             with_settings(find_recipe(f"{kind.__name__.lower()}_{given.set_name}", kind), settings)

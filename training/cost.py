@@ -186,8 +186,8 @@ def state_bytes(config, classes):
 def activation_bytes(config):
     """Bytes alive at the peak of a step for each picture that is worked off at once.
 
-    With `remat` the inputs of the blocks alone stay, and the largest block's tensors come once more. The stem,
-    downsampling and head are left out.
+    With `remat` the inputs of the blocks alone stay; of the block that the backward pass is at, the tensors come once
+    more, and beside them their gradients. The stem, downsampling and head are left out.
     """
     blocks = [*stages(config), *([decoder(config)] if isinstance(config, Pretrain) else [])]
     heads = 0
@@ -197,7 +197,7 @@ def activation_bytes(config):
     if not config.remat:
         return heads + sum(stage.count * stage.bytes(config.dtype) for stage in blocks)
     inputs = sum(stage.count * stage.dim * stage.rows for stage in blocks)
-    return heads + inputs * BYTES[config.dtype] + max(stage.bytes(config.dtype) for stage in blocks)
+    return heads + inputs * BYTES[config.dtype] + 2 * max(stage.bytes(config.dtype) for stage in blocks)
 
 
 def exaflops(config, images, classes):

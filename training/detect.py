@@ -89,6 +89,7 @@ def sample_losses(model, batch):
 def prepare(config, data, say, devices):
     pycocotools()  # else the first evaluation would end the run
     source, test = open_sources(config, data)
+    devices.require_same_pictures(source, test)
     say_held_out(test, say)
     require_readable(test, say)
     for checked in (getattr(source, "whole", source), test):  # of tiles the pictures: each is opened once

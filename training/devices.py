@@ -9,14 +9,21 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import shutil
 import sys
 
 import keras
 import numpy as np
 
-KERAS_VARIABLES = ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
+from training import cluster
+from training.fields import require
+
 HEARTBEAT = 30  # seconds until JAX takes a silent process for lost; the beats come from a thread of their own
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker", "tpu")
+VARIABLES = {  # that speak of several processes, and whose they are
+    "tensorflow": (cluster.TF_CONFIG, cluster.SLURM_COUNT),
+    "jax": (cluster.KERAS[1], cluster.SLURM_COUNT),
+}
 
 
 class OneDevice:
@@ -79,6 +86,16 @@ class OneDevice:
         """The largest of this number over all processes."""
         return max(self.of_all(number))
 
+    def in_turn(self, make, wanted=True):
+        """What make() returns, where wanted called in one process after the other: it may write what they share."""
+        if not wanted or self.processes == 1:
+            return make()
+        made = None
+        for process in range(self.processes):
+            made = make() if process == self.process else made
+            self.sum(0)
+        return made
+
     def require_same(self, what, number):
         """Raises in every process unless all of them have the same number."""
         numbers = self.of_all(number)
@@ -86,6 +103,14 @@ class OneDevice:
         if others:
             where = ", ".join(others)
             raise ValueError(f"all processes must have the same {what}. Received: another in process {where}.")
+
+    def require_same_pictures(self, *sources):
+        """Raises in every process unless all of them have the same pictures, classes and labels, in the same order.
+
+        To ask before a model is built: its variables begin as the chief's, which must have their shapes.
+        """
+        for source in sources if self.processes > 1 else ():
+            self.require_same(f"pictures, classes and labels in {source.name}", source.fingerprint)
 
 
 ONE = OneDevice()
@@ -182,10 +207,11 @@ def open_devices(config, say):
     """The Devices that `config.devices` and `config.strategy` ask for, before anything is computed.
 
     Raises:
-        ValueError: more devices than there are, a strategy that this backend or machine does not have, or a batch that
-            they cannot share.
+        ValueError: more devices than there are, a strategy that this backend or machine does not have, a batch that
+            they cannot share, or variables of the environment that do not describe the processes.
     """
     backend = keras.backend.backend()
+    cluster.require_one_process(f"training on {backend}", VARIABLES.get(backend, ()))
     if config.strategy != "auto" and backend != "tensorflow":
         raise ValueError(f"strategy is TensorFlow's; {backend} needs auto. Received: {config.strategy!r}.")
     if backend == "tensorflow":
@@ -221,18 +247,14 @@ def _of_tensorflow(count, strategy):
 
     if strategy == "auto":
         strategy = _strategy_of_the_machine(tf)
-    if strategy == "tpu":
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
-        tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-        return Replicas(tf.distribute.TPUStrategy(resolver))
-    if strategy == "multi_worker":
-        slurm = "TF_CONFIG" not in os.environ
-        kinds = tf.distribute.cluster_resolver
-        resolver = kinds.SlurmClusterResolver() if slurm else kinds.TFConfigClusterResolver()
-        return Replicas(tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver))
+    if strategy in ("tpu", "multi_worker"):
+        devices = Replicas(_of_several_machines(strategy, _variables()))
+        rule = f"devices must be none or {devices.local}, all that a process has under strategy {strategy}"
+        require(count in (None, devices.local), rule, count)
+        return devices
     gpus = tf.config.list_physical_devices("GPU")
     if strategy == "one":
+        require(count in (None, 1), "strategy one has one device", count, "Try strategy=auto.")
         count = 1
     count = count or len(gpus) or 1
     if count == 1 and strategy != "mirrored":
@@ -254,8 +276,51 @@ def _mirrored(names):
     return tf.distribute.MirroredStrategy(names)
 
 
+def _variables():
+    """The variables that say where the processes are; raises where they are no good."""
+    if cluster.by_tf_config():
+        return cluster.TF_CONFIG
+    return cluster.SLURM_COUNT if cluster.by_slurm("tensorflow") > 1 else None
+
+
+@functools.cache
+def _of_several_machines(strategy, variables):
+    """One for all runs of a process: the others are met once."""
+    import tensorflow as tf
+
+    rule = f"strategy multi_worker needs {cluster.TF_CONFIG} or the variables of srun"
+    require(variables or strategy == "tpu", rule, "neither", "Try strategy=auto.")
+    try:
+        kinds = tf.distribute.cluster_resolver
+        if strategy == "tpu":
+            resolver = kinds.TPUClusterResolver()
+            tf.config.experimental_connect_to_cluster(resolver)
+            tf.tpu.experimental.initialize_tpu_system(resolver)
+            return tf.distribute.TPUStrategy(resolver)
+        resolver = _slurm_resolver(kinds) if variables == cluster.SLURM_COUNT else kinds.TFConfigClusterResolver()
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except (ValueError, RuntimeError, LookupError, OSError, ImportError, tf.errors.OpError) as error:
+        where = {name: os.environ[name] for name in filter(None, (variables, "TPU_NAME")) if name in os.environ}
+        raise ConnectionError(_nobody(f"strategy {strategy}", where, error)) from error
+
+
+def _slurm_resolver(kinds):
+    """It gives each task its GPUs, which it asks nvidia-smi for; where that is missing, there are none to give."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ or shutil.which("nvidia-smi"):
+        return kinds.SlurmClusterResolver()
+    count = cluster.by_slurm("tensorflow")
+    return kinds.SlurmClusterResolver(gpus_per_node=count, gpus_per_task=1, auto_set_gpu=False)
+
+
+def _nobody(what, where, error):
+    """What is said where a backend does not find other processes or a TPU."""
+    stated = ", ".join(f"{name}={value}" for name, value in where.items()) or "no variables"
+    reason = " ".join(str(error).split())[:200]
+    return f"{what} could not start. Received: {stated}; {reason}"
+
+
 def _strategy_of_the_machine(tf):
-    if "TF_CONFIG" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+    if _variables():
         return "multi_worker"
     return "tpu" if "TPU_NAME" in os.environ or tf.config.list_physical_devices("TPU") else "auto"
 
@@ -271,20 +336,26 @@ def _logical_cpus(tf, count):
 def _of_jax(count):
     import jax
 
-    if "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
-        # what `keras.distribution.initialize` does, but for its seeds: they would import TensorFlow
-        addresses, *numbers = (os.environ[f"KERAS_DISTRIBUTION_{name}"] for name in KERAS_VARIABLES)
-        jax.distributed.initialize(addresses.split(",")[0], *map(int, numbers), heartbeat_timeout_seconds=HEARTBEAT)
-    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
+    who = cluster.by_keras()
+    if (who or cluster.by_slurm("jax") > 1) and not jax.distributed.is_initialized():  # the others are met once
+        try:
+            # what `keras.distribution.initialize` does, but for its seeds: they would import TensorFlow
+            jax.distributed.initialize(*(who or ()), heartbeat_timeout_seconds=HEARTBEAT)
+        except (ValueError, RuntimeError) as error:
+            names = cluster.KERAS if who else cluster.SLURM["jax"]
+            where = {name: os.environ[name] for name in names}
+            raise ConnectionError(_nobody("a run of several processes", where, error)) from error
     if count and count > 1:
         with contextlib.suppress(RuntimeError):  # of JAX, where something has been computed already
             jax.config.update("jax_num_cpu_devices", count)
-    there = jax.local_devices()
-    kind = there[0].platform
-    wanted = count or (1 if kind == "cpu" else len(there))
-    if wanted > len(there):
-        raise _too_many(wanted, len(there), f"{kind} devices")
+    there = [jax.local_devices(i) for i in range(jax.process_count())]
+    kind, counts = there[0][0].platform, [len(local) for local in there]
+    wanted = count or (1 if kind == "cpu" else max(counts))
+    if wanted > min(counts) and len(set(counts)) > 1:
+        rule, hint = "all processes must have as many devices", f"Try devices={min(counts)}."
+        require(False, rule, ", ".join(map(str, counts)), hint)
+    if wanted > min(counts):
+        raise _too_many(wanted, min(counts), f"{kind} devices")
     if wanted == 1 and jax.process_count() == 1:
         return OneDevice()
-    return Mesh([device for i in range(jax.process_count()) for device in jax.local_devices(i)[:wanted]])
+    return Mesh([device for local in there for device in local[:wanted]])

@@ -24,7 +24,6 @@ from training.trained import open_trained
 
 SPLITS = ("auto", "test", "val", "train", "all")
 LABELLED = ("auto", "test", "train", "all")  # of pictures with one class each
-VALIDATION_SPLIT = 0.1  # as training has it
 OTHERS = "another class"
 NAMED = 3  # confusions that are said
 
@@ -82,9 +81,10 @@ def run(config, model, data, workdir, say):
 def open_labelled(config, trained, data, say):
     """The source of the pictures to evaluate; says which part of the data it is."""
     require(config.split in LABELLED, f"split of labelled pictures must be one of {', '.join(LABELLED)}", config.split)
-    recorded = trained.record.get("recipe", {}).get("validation_split", VALIDATION_SPLIT)
-    share = config.validation_split if config.validation_split is not None else recorded
     kind, _, path = data.partition(":")
+    share = config.validation_split
+    if share is None and kind == "folder":
+        share = trained.record.get("recipe", {}).get("validation_split")
     undivided = kind == "folder" and not is_split(path)
     split = config.split
     if split == "auto":

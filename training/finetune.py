@@ -155,7 +155,9 @@ def _differing(source, test):
 
 
 def prepare(config, data, say, devices):
-    source, test = open_labelled(config, data, say)
+    # the first one downloads and prepares
+    source, test = devices.in_turn(lambda: open_labelled(config, data, say), config.download)
+    devices.require_same_pictures(source, test)
     rule = f"batch_size must give each of {devices.processes} processes an even number of images for mixup and cutmix"
     require(not config.mixes or config.batch_size // devices.processes % 2 == 0, rule, config.batch_size)
     require_readable(test, say)

@@ -44,6 +44,9 @@ def _labelled(data):
 
 
 def prepare(config, data, say, devices):
+    opened = functools.partial(open_source, data, SPLIT, channels=config.channels, download=config.download)
+    source = devices.in_turn(opened, config.download)  # the first one downloads and prepares
+    devices.require_same_pictures(source)
     fcmae = build(config)
 
     def save(folder):
@@ -60,7 +63,7 @@ def prepare(config, data, say, devices):
         model=fcmae,
         rules=pretrain_rules(config.decay_grn),
         sample_losses=sample_losses,
-        source=open_source(data, SPLIT, channels=config.channels, download=config.download),
+        source=source,
         example=pretraining_example(Augmentation.of(config), *fcmae.visible_patches(config.image_size)),
         save=save,
         next_lines=next_lines,

@@ -6,6 +6,7 @@ import sys
 
 from absl import app, flags
 
+from training.cluster import require_one_process
 from training.command import asks_for_help, begin, exit_code, flag_lines, purpose, require_flags_only
 from training.data.decode import check_channels
 from training.data.sources import SPECS
@@ -167,5 +168,6 @@ def _body(argv, kind, run, takes, takes_files, values):
     data = [*([values.data] if values.data else []), *argv[1:]]
     if not data:
         raise ValueError(f"--data must be {takes}. Received: none.")
+    require_one_process(kind.__name__.lower())
     begin()
     run(config, values.model, data if takes_files else data[0], values.workdir, Terminal())

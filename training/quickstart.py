@@ -22,6 +22,7 @@ import keras_convnextv2 as kc
 from keras_convnextv2 import visualize
 from keras_convnextv2.whole import write_whole
 from training import finetune, pretrain
+from training.cluster import require_one_process
 from training.command import begin, exit_code
 from training.data import open_source
 from training.fields import as_flags, command_line, require, with_settings
@@ -172,6 +173,7 @@ def main():
     """The exit code."""
 
     def body():
+        require_one_process("quickstart")
         begin()
         run(with_settings(Quickstart(), flags.FLAGS.set), flags.FLAGS.workdir, Terminal())
 

@@ -75,15 +75,17 @@ def run(prepare, config, workdir, data, resume=False, say=None):
 
 def _run(devices, prepare, config, workdir, data, resume, say):
     folder = Workdir(workdir, type(config).__name__.lower(), config, data, resume, devices.chief)
-    seed_initial_weights(config.seed)
-    with devices.scope():
-        task = prepare(_without_init(config, folder, devices) if resume else config, data, say, devices)
-    plan = Plan.of(config, task.source.count)  # refuses too large a batch before the folder is taken
-    with folder, devices.naming_a_lost_process():
+    with devices.naming_a_lost_process():
+        # at once, while all are here: JAX gives the first one to ask 30 seconds, and only that one
         devices.require_same("recipe and data", folder.fingerprint)
-        results = _results(config, task, plan, folder, devices, resume, say)
-        devices.sum(0)  # nobody leaves before the chief has written everything
-        return results if devices.chief else {}
+        seed_initial_weights(config.seed)
+        with devices.scope():
+            task = prepare(_without_init(config, folder, devices) if resume else config, data, say, devices)
+        plan = Plan.of(config, task.source.count)  # refuses too large a batch before the folder is taken
+        with folder:
+            results = _results(config, task, plan, folder, devices, resume, say)
+            devices.sum(0)  # nobody leaves before the chief has written everything
+            return results if devices.chief else {}
 
 
 def _without_init(config, folder, devices):
@@ -149,6 +151,9 @@ def _trained(config, task, plan, step, checkpoints, folder, resume, say):
         folder.write_recipe()
         begun = f"after step {first} of {plan.total_steps}" if newest else "at step 0: there is no whole checkpoint"
         say(f"resuming {begun}")
+        before, now = newest["versions"]["backend"] if newest else "", keras.backend.backend()
+        if before not in ("", now):
+            say(f"it ran on {before}: {now} goes on with the same state and pictures, drop path draws as {now} does")
     sizes = {"first_step": first, "total_steps": plan.total_steps, "batch_size": plan.batch_size}
     state = newest and newest.get("log")
     log = Log(folder.path, **sizes, say=say, state=state, writes=step.devices.chief)

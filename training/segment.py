@@ -78,6 +78,7 @@ def sample_losses(model, batch):
 
 def prepare(config, data, say, devices):
     source, test = open_sources(config, data)
+    devices.require_same_pictures(source, test)
     say_held_out(test, say)
     require_readable(test, say)
     for checked in (source, test):

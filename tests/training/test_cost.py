@@ -81,7 +81,7 @@ def test_memory_follows_the_settings():
     adapting = dataclasses.replace(config, optimizer="dadapt_adam", base_lr=1.0)
     assert cost.state_bytes(adapting, 1000)["DAdaptAdam"] == 3 * once
     whole = cost.activation_bytes(config)
-    assert cost.activation_bytes(dataclasses.replace(config, remat=True)) < whole / 5
+    assert cost.activation_bytes(dataclasses.replace(config, remat=True)) < whole / 4
     assert cost.activation_bytes(dataclasses.replace(config, image_size=(448, 448))) == 4 * whole
 
 
@@ -128,6 +128,16 @@ MEASURED = {("atto", Finetune): 58.4, ("tiny", Finetune): 197.5, ("atto", Pretra
 @pytest.mark.parametrize("size, kind", MEASURED)
 def test_memory_of_pictures_is_what_was_measured(size, kind):
     assert cost.activation_bytes(kind(size=size)) / 1e6 == pytest.approx(MEASURED[size, kind], rel=0.09)
+
+
+# MB that a further picture takes at 224 with `remat`, as torch's profiler counts allocations on a CPU: the peak of a
+# step of 6 less that of a step of 2. XLA on CPUs undoes it.
+RECOMPUTED = {("atto", Finetune): 23.1, ("tiny", Finetune): 70.2, ("atto", Pretrain): 10.2}
+
+
+@pytest.mark.parametrize("size, kind", RECOMPUTED)
+def test_memory_of_pictures_with_remat_is_what_was_measured(size, kind):
+    assert cost.activation_bytes(kind(size=size, remat=True)) / 1e6 == pytest.approx(RECOMPUTED[size, kind], rel=0.15)
 
 
 def test_bfloat16_halves_what_is_no_statistic():

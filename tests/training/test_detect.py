@@ -17,6 +17,7 @@ from tests.training.data.conftest import write_picture
 from training import detect, detectors, evaluate, predict
 from training.configs import Detect
 from training.data import Objects, PictureSource, open_objects
+from training.devices import ONE
 from training.evaluate import Evaluate
 from training.evaluation.detection import look_of, numbers, results
 from training.optimizers import detect_rules, learning_rate, matched
@@ -171,7 +172,7 @@ def test_without_pycocotools_nothing_begins(detected, tmp_path, monkeypatch):
     said = []
     say = lambda text, progress=False: said.append(text)  # noqa: E731
     with pytest.raises(ImportError, match="coco_metrics needs pycocotools: pip install"):
-        detect.prepare(CONFIG, DATA, say, None)
+        detect.prepare(CONFIG, DATA, say, ONE)
     with pytest.raises(ImportError, match="coco_metrics needs pycocotools: pip install"):
         evaluate.run(Evaluate(), str(detected[0]), DATA, str(tmp_path / "out"), say)
     assert not said

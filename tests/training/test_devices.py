@@ -11,9 +11,11 @@ import keras_convnextv2 as kc
 from keras_convnextv2.layers.batch_norm import BatchNorm
 from tests.training.small_model import batches, sample_losses, small_model
 from tests.training.test_steps import assert_same, run, small_step, values
+from training import detect, finetune, pretrain, segment
 from training.configs import Finetune
 from training.devices import OneDevice, open_devices
 from training.optimizers import AdamW, DAdaptAdam
+from training.recipes import RECIPES
 from training.steps import make_predict, make_step
 
 BACKEND = keras.backend.backend()
@@ -209,3 +211,47 @@ def test_the_scale_grows_after_good_steps_and_counts_as_bad_at_one(monkeypatch):
         batch["images"][:] = np.nan
     assert [report["streak"] for report in run(step, bad)] == [0, 1, 2]
     assert float(keras.ops.convert_to_numpy(step.groups["scale"][0])) == 1
+
+
+@pytest.mark.parametrize("program", [pretrain, finetune, segment, detect])
+def test_every_program_compares_its_pictures_before_it_builds_a_model(program, monkeypatch):
+    class Differing(OneDevice):
+        processes = 2
+
+        def of_all(self, number):
+            return [number, number + 1]
+
+    name = program.__name__.split(".")[-1]
+    monkeypatch.setattr(program, "build", lambda *args: pytest.fail("a model was built"))
+    with pytest.raises(ValueError, match="the same pictures, classes and labels in .*shapes.* another in process 1"):
+        program.prepare(RECIPES[f"{name}_shapes"], "shapes:12", quiet, Differing())
+
+
+@pytest.mark.parametrize("program", [pretrain, finetune])
+@pytest.mark.parametrize("process", [0, 1, 2])
+def test_processes_download_one_after_the_other(program, process, monkeypatch):
+    events = []
+
+    class Third(OneDevice):
+        processes = 3
+
+        def sum(self, numbers):
+            events.append("all wait")
+            return super().sum(numbers)
+
+        def require_same_pictures(self, *sources):
+            raise EOFError  # all are open
+
+    def opened(data, split, *, download, open_source=program.open_source, **options):
+        assert download
+        events.append("opened")
+        return open_source(data, split, **options)
+
+    devices = Third()
+    devices.process = process
+    monkeypatch.setattr(program, "open_source", opened)
+    name = program.__name__.split(".")[-1]
+    with pytest.raises(EOFError):
+        program.prepare(dataclasses.replace(RECIPES[f"{name}_shapes"], download=True), "shapes:12", quiet, devices)
+    splits = 2 if program is finetune else 1
+    assert events == [*["all wait"] * process, *["opened"] * splits, *["all wait"] * (3 - process)]

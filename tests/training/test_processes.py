@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import pytest
 
+from tests.training.colours import write_colour
+
 BACKEND = keras.backend.backend()
 pytestmark = [
     pytest.mark.slow,
@@ -29,9 +31,9 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-def command(folder, resume=False, **changes):
+def command(folder, resume=False, data="shapes:48", **changes):
     values = {**dict(pair.split("=") for pair in TINY), **changes}
-    words = [sys.executable, "-m", "training.finetune", "--recipe", "scratch_shapes", "--data", "shapes:48"]
+    words = [sys.executable, "-m", "training.finetune", "--recipe", "scratch_shapes", "--data", data]
     words += ["--workdir", str(folder), *(f"--set={key}={value}" for key, value in values.items())]
     return words + ["--resume"] * resume
 
@@ -128,3 +130,19 @@ def test_processes_that_disagree_are_told(tmp_path):
     processes = [subprocess.Popen(mine, env=environment, **pipes) for mine, environment in pairs]
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert all("error: all processes must have the same recipe and data" in error for error in errors), errors
+
+
+def test_processes_whose_pictures_differ_are_told(tmp_path):
+    """Of each its own copy of the set; a picture that has another name is one of another order."""
+    for process in range(2):
+        for split in ("train", "test"):
+            for number in range(6):
+                name = "renamed" if (process, split, number) == (1, "train", 4) else number
+                folder = tmp_path / f"home_{process}" / "photos" / split
+                write_colour(folder / ("red", "blue")[number % 2] / f"{name}.png", "red")
+    words, pipes = command(tmp_path / "run", data="folder:~/photos"), {"stderr": subprocess.PIPE, "text": True}
+    homes = [{**environment, "HOME": str(tmp_path / f"home_{i}")} for i, environment in enumerate(environments())]
+    processes = [subprocess.Popen(words, env=home, stdout=subprocess.DEVNULL, **pipes) for home in homes]
+    said = "error: all processes must have the same pictures, classes and labels in folder:~/photos (train). Received: "
+    assert all(said in process.communicate(timeout=300)[1] for process in processes)
+    assert all(process.returncode == 1 for process in processes) and not (tmp_path / "run").exists()

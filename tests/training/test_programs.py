@@ -152,6 +152,23 @@ def test_a_resume_does_not_need_the_weights_it_began_from(pretrained, tmp_path):
         run(finetune.prepare, longer, str(folder), DATA, resume=True, say=quiet)
 
 
+def test_a_run_goes_on_on_another_backend_with_the_same_state_and_says_so(pretrained, tmp_path):
+    ours, theirs = keras.backend.backend(), "jax" if keras.backend.backend() == "torch" else "torch"
+    pytest.importorskip(theirs)
+    folder = tmp_path / "resumed"
+    shutil.copytree(pretrained[0], folder)
+    (folder / "checkpoints" / "step_00000006.npz").unlink()
+    words = [sys.executable, "-m", "training.pretrain", "--resume", "--workdir", str(folder)]
+    answer = subprocess.run(words, env={**os.environ, "KERAS_BACKEND": theirs}, capture_output=True, text=True)
+    assert f"it ran on {ours}: {theirs} goes on with the same state and pictures" in answer.stdout, answer.stderr[
+        -2000:
+    ]
+    states = [np.load(path / "checkpoints" / "step_00000006.npz") for path in (pretrained[0], folder)]
+    assert states[0].files == states[1].files
+    for key in set(states[0].files) - {"meta"}:
+        np.testing.assert_allclose(states[1][key], states[0][key], rtol=0, atol=1e-5, err_msg=key)
+
+
 def test_resuming_an_ended_run_keeps_its_losses(pretrained, tmp_path):
     folder = tmp_path / "ended"
     shutil.copytree(pretrained[0], folder)

@@ -24,12 +24,12 @@ def require_readable(source, say, workers=None):
     """
     if isinstance(source, PictureSource):
         rule = f"every picture of {source.name} must be readable"
-        for _ in each(source, lambda picture, target: None, say, rule, "pictures", UnreadableImage, workers):
+        for _ in each(source, source.check, say, rule, "pictures", UnreadableImage, workers):
             pass
 
 
 def each(source, check, say, rule, what, kind=ValueError, workers=None):
-    """What `check(picture, target)` returns for every picture of a source, in parallel and in their order.
+    """What `check(index)` returns for every picture of a source, in parallel and in their order.
 
     Args:
         rule: what must hold of all of them.
@@ -41,7 +41,7 @@ def each(source, check, say, rule, what, kind=ValueError, workers=None):
 
     def checked(index):
         try:
-            return check(*source.opened(index)), None
+            return check(index), None
         except (ValueError, UnreadableImage) as error:
             return None, str(error)
 

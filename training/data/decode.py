@@ -15,6 +15,7 @@ from PIL import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 _MODES = {1: "L", 3: "RGB"}
+HEADER = 1 << 14  # bytes of a file that mostly hold its header
 _SPARE = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 where the window still has that many times the pixels of its target
 
 
@@ -112,14 +113,26 @@ class Encoded:
 
 def open_file(path, channels):
     """The picture of a file."""
+    return Encoded(_bytes_of(path), channels, printable(path))
+
+
+def size_of(path):
+    """(H, W) of a picture file, by its header alone: the first bytes are read, and more where that is not enough."""
+    start = _bytes_of(path, HEADER)
+    try:
+        return Encoded(start, 3, printable(path)).size
+    except UnreadableImage:
+        return Encoded(_bytes_of(path) if len(start) == HEADER else start, 3, printable(path)).size
+
+
+def _bytes_of(path, count=-1):
     try:
         if not (os.path.isfile(path) or os.path.isdir(path)) and os.path.exists(path):
             raise OSError("it is no regular file")  # to open a pipe would wait for whoever writes into it
         with open(path, "rb") as file:
-            data = file.read()
+            return file.read(count)
     except OSError as error:
         raise UnreadableImage(f"cannot read the image {printable(path)}: {error.strerror or error}") from error
-    return Encoded(data, channels, printable(path))
 
 
 def lines_of(path):

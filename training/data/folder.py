@@ -3,12 +3,13 @@
 Or PATH/<class>/* alone, which is split here.
 """
 
+import functools
 import hashlib
 import os
 import pathlib
 
-from training.data.decode import SUFFIXES, open_file, printable
-from training.data.picture_source import PictureSource, fit_in_memory
+from training.data.decode import SUFFIXES, open_file, printable, size_of
+from training.data.picture_source import PictureSource, fit_in_memory, named
 
 LAYOUT = "PATH/train/<class>/* and PATH/test/<class>/* or PATH/val/<class>/*"
 _TRAIN = ("train", "training")
@@ -24,7 +25,9 @@ def open_folder(path, split, channels, keep=None, validation_split=0.1):
     files, classes, labels = listed(path, split, validation_split)
     read = lambda index: open_file(files[index], channels)  # noqa: E731
     keep = fit_in_memory(read, len(files), channels) if keep is None else keep
-    kinds = {"channels": channels, "classes": classes, "labels": labels, "keep": keep}
+    contents = functools.partial(named, files, os.path.expanduser(path))
+    kinds = {"channels": channels, "classes": classes, "labels": labels, "keep": keep, "contents": contents}
+    kinds["header"] = lambda index: size_of(files[index])
     if split in ("train", "test") and not is_split(path):
         kinds["held_out"] = validation_split
     return PictureSource(f"folder:{path} ({split})", read, len(files), **kinds)
@@ -75,6 +78,11 @@ def is_split(path):
     """Whether the folder has a train or a test of its own."""
     root = os.path.expanduser(path)
     return bool(_first(root, _TRAIN) or _first(root, _TEST))
+
+
+def in_split(name):
+    """Whether a picture's path below its folder is that of a train or a test of its own."""
+    return pathlib.PurePath(name).parts[0] in (*_TRAIN, *_TEST)
 
 
 def _labelled(root, split, validation_split):

@@ -1,14 +1,15 @@
 """Label maps: the class of each pixel of a photo, in a picture file beside it, and the folders that hold both."""
 
+import functools
 import os
 
 import numpy as np
 from PIL import Image
 
 from training.data.checking import each
-from training.data.decode import lines_of, open_file, printable
+from training.data.decode import lines_of, open_file, printable, size_of
 from training.data.folder import held_out, pictures_in
-from training.data.picture_source import PictureSource
+from training.data.picture_source import PictureSource, named
 
 IGNORE = 255
 LAYOUT = "PATH/train/{images,labels} and PATH/val/{images,labels}, or PATH/{images,labels}"
@@ -97,7 +98,9 @@ def open_labelled_maps(path, split, *, channels=3, classes=0, ignored=(IGNORE,),
     def read(index):
         return open_file(photos[index][0], channels), maps[index]
 
-    kinds = {"channels": channels, "classes": names, "labelled": True}
+    contents = functools.partial(named, [photo for photo, _ in photos], root)
+    kinds = {"channels": channels, "classes": names, "labelled": True, "contents": contents}
+    kinds["header"] = lambda index: size_of(photos[index][0])
     kinds["held_out"] = validation_split if divided else None
     return PictureSource(f"folder:{path} ({split})", read, len(photos), **kinds)
 
@@ -190,7 +193,7 @@ def require_maps(source, say):
         ValueError: names all that are bad, and photos that cannot be opened.
     """
     rule = f"every photo of {source.name} and its label map must be sound"
-    for _ in each(source, _checked, say, rule, "label maps"):
+    for _ in each(source, lambda index: _checked(*source.opened(index)), say, rule, "label maps"):
         pass
 
 

@@ -1,15 +1,15 @@
 """Folders of pictures with objects, in the layouts that sets are published in."""
 
+import functools
 import os
 
 import numpy as np
-from PIL import Image
 
 from training.data import coco, dota, voc
-from training.data.decode import UnreadableImage, open_file, printable
+from training.data.decode import open_file, size_of
 from training.data.folder import held_out
 from training.data.labelled import Labelled
-from training.data.picture_source import PictureSource
+from training.data.picture_source import PictureSource, named
 
 READERS = (coco, voc, dota)
 LAYOUTS = " or ".join(reader.LAYOUT for reader in READERS)
@@ -40,7 +40,9 @@ def open_folder_of_objects(
         picture = open_file(files[index], channels)
         return picture, stated(index).within(picture.size)
 
-    kinds = {"channels": channels, "classes": labelled.classes, "labelled": True}
+    contents = functools.partial(named, files, root)
+    kinds = {"channels": channels, "classes": labelled.classes, "labelled": True, "contents": contents}
+    kinds["header"] = lambda index: size_of(files[index])
     kinds["held_out"] = validation_split if divided else None
     source = PictureSource(f"folder:{path} ({split})", read, len(files), **kinds)
     if not (filter_empty or min_size):
@@ -92,12 +94,3 @@ def _divided(labelled, root, split, share):
 def _wanted(file, stated, filter_empty, min_size):
     size = stated.size or size_of(file)
     return min(size) >= min_size and not (filter_empty and not np.any(stated.within(size).trained))
-
-
-def size_of(path):
-    """(H, W) of a picture file, by its header alone."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Exception as error:  # whatever the decoder met, as of `Encoded`
-        raise UnreadableImage(f"cannot read the image {printable(path)}: {error}".replace("\n", " ")) from error

@@ -1,7 +1,6 @@
 """Objects of a picture: their boxes, classes and masks, and what is done about boxes that cannot be."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -242,7 +241,11 @@ def require_objects(source, say, *, masks=False, lacking=False):
     """
     counts, first = {"clipped": 0, "dropped": 0}, {}
     rule = f"every picture of {source.name} and its objects must be sound"
-    for objects in each(source, functools.partial(_checked, masks, lacking), say, rule, "pictures with objects"):
+
+    def check(index):
+        return _checked(masks, lacking, *source.opened(index))
+
+    for objects in each(source, check, say, rule, "pictures with objects"):
         for kind in counts:
             ids = getattr(objects, kind)
             counts[kind] += len(ids)

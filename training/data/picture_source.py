@@ -1,7 +1,10 @@
 """What a pipeline reads from: pictures by their number, or a stream of records."""
 
 import itertools
+import json
+import os
 import threading
+import zlib
 
 import numpy as np
 from absl import logging
@@ -24,18 +27,34 @@ class PictureSource:
         labels: int32 (count,), or a function that returns them, or None.
         labelled: whether pictures have labels, also where nobody has them all (labels None).
         keep: decode every picture once and keep it, for sets that `fit_in_memory`.
+        header: function of an index, which raises UnreadableImage for a picture whose header cannot be read; None:
+            `read` does.
+        contents: function without arguments, returning a number of which pictures these are, as `named` of their files;
+            None: whoever has as many of this name has the same.
         held_out: the share of a set that was divided by the names of its files for want of a part to test on; else
             None.
     """
 
     def __init__(
-        self, name, read, count, *, channels, classes=(), labels=None, labelled=None, keep=False, held_out=None
+        self,
+        name,
+        read,
+        count,
+        *,
+        channels,
+        classes=(),
+        labels=None,
+        labelled=None,
+        keep=False,
+        header=None,
+        contents=None,
+        held_out=None,
     ):
         self.name, self.count, self.channels, self.classes = name, int(count), channels, tuple(classes)
         self.held_out = held_out
         self.labelled = labels is not None if labelled is None else labelled
         self._labels = labels if labels is None or callable(labels) else np.asarray(labels, "int32")
-        self._read, self._keep = read, keep
+        self._read, self._keep, self._header, self._contents = read, keep, header, contents
         self._kept = {}  # index: (`Pixels`, label)
         self._unreadable = {}  # index: reason
         self._lock = threading.Lock()
@@ -44,6 +63,12 @@ class PictureSource:
     def labels(self):
         """int32 (count,), or None: there are none, or they are read with the pictures alone."""
         return np.asarray(self._labels(), "int32") if callable(self._labels) else self._labels
+
+    @property
+    def fingerprint(self):
+        """A number of the pictures, their order, classes and labels; nothing is decoded for it."""
+        labels = self.labels
+        return _fingerprint(self, b"" if labels is None else labels.tobytes())
 
     def picture(self, index):
         """uint8 (H, W, channels); raises UnreadableImage. Safe to call from many threads."""
@@ -63,6 +88,10 @@ class PictureSource:
         if isinstance(picture, np.ndarray):
             picture = Pixels(picture)
         return self._kept.setdefault(index, (picture, label)) if self._keep else (picture, label)
+
+    def check(self, index):
+        """Raises UnreadableImage for a picture that cannot be opened; it is decoded where it is kept."""
+        (self.opened if self._keep or self._header is None else self._header)(index)
 
     def readable(self, index, prepare):
         """What `prepare` makes of (picture, label) number `index`, a dict, and `substituted`.
@@ -86,7 +115,9 @@ class PictureSource:
         labels = None if self._labels is None else self.labels[indices]
         read = lambda index: self.opened(int(indices[index]))  # noqa: E731
         kinds = {"channels": self.channels, "classes": self.classes, "labelled": self.labelled}
-        return PictureSource(self.name, read, len(indices), labels=labels, **kinds)
+        kinds["header"] = lambda index: self.check(int(indices[index]))
+        contents = lambda: zlib.crc32(indices.astype("int64").tobytes(), self.fingerprint)  # noqa: E731
+        return PictureSource(self.name, read, len(indices), labels=labels, contents=contents, **kinds)
 
     def __getstate__(self):
         """For worker processes, which keep pictures of their own."""
@@ -101,6 +132,20 @@ class PictureSource:
                 return
             self._unreadable[index] = reason
         logging.warning("%s; training takes the next readable image instead", reason)
+
+
+def _fingerprint(source, more=b""):
+    contents = source._contents() if source._contents else 0
+    facts = [source.count, source.channels, source.classes, contents]
+    return zlib.crc32(more, zlib.crc32(json.dumps(facts).encode()))
+
+
+def named(files, root):
+    """A number of files by their names and order, wherever their folder lies."""
+    number, start = 0, len(os.fsencode(root))
+    for file in files:
+        number = zlib.crc32(os.fsencode(file)[start:] + b"\0", number)
+    return number
 
 
 def fit_in_memory(read, count, channels):
@@ -123,11 +168,17 @@ class StreamSource:
 
     Args:
         records: function of a number n, returning an iterator of (encoded picture, label) from the n-th record on.
+        contents: as of `PictureSource`.
     """
 
-    def __init__(self, name, records, count, *, channels, classes=(), labelled=True):
+    def __init__(self, name, records, count, *, channels, classes=(), labelled=True, contents=None):
         self.name, self.records, self.count, self.channels = name, records, int(count), channels
-        self.classes, self.labelled = tuple(classes), labelled
+        self.classes, self.labelled, self._contents = tuple(classes), labelled, contents
+
+    @property
+    def fingerprint(self):
+        """As of `PictureSource`."""
+        return _fingerprint(self)
 
     def opened(self, number, encoded, label):
         """(`Encoded`, label or None) of a record."""

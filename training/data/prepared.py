@@ -4,6 +4,8 @@ One that was prepared with file_format="array_record" is read at random, without
 """
 
 import difflib
+import functools
+import zlib
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from training.data.picture_source import MEMORY_LIMIT, PictureSource, StreamSour
 from training.data.records import Shards
 
 AT_RANDOM = "array_record"
+ELSEWHERE = "huggingface:"
 _SPLITS = {  # of ours, theirs: the first one that is there
     "train": ("train",),
     "unlabelled": ("unlabelled", "unsupervised", "train"),
@@ -37,7 +40,9 @@ def open_prepared(name, split, channels, keep=None, download=False):
         records = _records(tfds, builder, name, theirs, *keys)
     labelled, title = split != "unlabelled", f"tfds:{name} ({split})"
     classes = tuple(builder.info.features[keys[1]].names) if labelled else ()
-    kinds = {"channels": channels, "classes": classes, "labelled": labelled}
+    prepared = f"{builder.info.full_name} {theirs} {builder.info.file_format.value}"  # its order is that of the files
+    contents = functools.partial(zlib.crc32, prepared.encode())
+    kinds = {"channels": channels, "classes": classes, "labelled": labelled, "contents": contents}
     small = _bytes(builder, theirs, keys[0], len(records)) <= MEMORY_LIMIT
     if isinstance(records, _Stream) and not small:
         return StreamSource(title, records.begin, len(records), **kinds)
@@ -108,14 +113,18 @@ def _require_tensorflow():
 
 
 def _builder(tfds, name):
+    rule = "tfds:NAME must name a data set of tensorflow-datasets"
+    if name.startswith(ELSEWHERE):  # looked for on the network, again and again
+        raise ValueError(f"{rule} itself. Received: {name!r}. Take its pictures by folder:PATH")
     try:
         return tfds.builder(name)
     except tfds.core.DatasetNotFoundError as error:  # its own text lists hundreds of names
         near = difflib.get_close_matches(name, tfds.list_builders(), n=3)
         hint = f"Closest: {', '.join(near)}" if near else "tensorflow_datasets.list_builders() has the names"
-        raise ValueError(
-            f"tfds:NAME must name a data set of tensorflow-datasets. Received: {name!r}. {hint}"
-        ) from error
+        raise ValueError(f"{rule}. Received: {name!r}. {hint}") from error
+    except Exception as error:  # of the parser of names, of versions and configs that are not there, of the network
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{rule}, NAME[/CONFIG][:VERSION]. Received: {name!r}: {reason}") from error
 
 
 def _prepare(tfds, name):

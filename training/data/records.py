@@ -11,10 +11,12 @@ import itertools
 import json
 import pathlib
 import threading
+import zlib
 
 import numpy as np
 
 from training.data.decode import Encoded, UnreadableImage, printable
+from training.data.folder import in_split
 from training.data.picture_source import MEMORY_LIMIT, PictureSource, fit_in_memory
 from training.fields import command_line
 
@@ -22,8 +24,12 @@ MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
 _RANDOM_ACCESS = {"options": "readahead_buffer_size:0,max_parallelism:0", "file_reader_buffer_size": 1 << 15}
 
 
-def open_records(path, split, channels, keep=None):
-    """The pictures of one split, in the order of the folder that they come from."""
+def open_records(path, split, channels, keep=None, validation_split=None):
+    """The pictures of one split, in the order of the folder that they come from.
+
+    Args:
+        validation_split: must be that by which packing divided the folder, where it did; None: whatever it was.
+    """
     root = pathlib.Path(path).expanduser()
     manifest = read_manifest(root)
     held = "train" if split == "unlabelled" and "unlabelled" not in manifest["splits"] else split
@@ -34,6 +40,8 @@ def open_records(path, split, channels, keep=None):
     _require_whole(root, files)
     shards = Shards([str(root / file["name"]) for file in files], [file["records"] for file in files])
     labelled = split != "unlabelled"
+    if labelled and validation_split is not None:
+        _require_divided_by(validation_split, path, manifest["settings"]["validation_split"], shards)
 
     def read(index):
         head, _, picture = shards[index].partition(b"\n")
@@ -44,9 +52,34 @@ def open_records(path, split, channels, keep=None):
     if keep is None:  # encoded, few pictures are larger than decoded
         small = sum(file["bytes"] for file in files) <= MEMORY_LIMIT
         keep = small and fit_in_memory(lambda index: read(index)[0], len(shards), channels)
-    labels = functools.partial(np.load, labels_file(root, held), mmap_mode="r") if labelled else None
+    labels = functools.partial(_labels, labels_file(root, held), len(shards)) if labelled else None
+    contents = functools.partial(zlib.crc32, json.dumps(files).encode())  # with the checksums of all
     kinds = {"channels": channels, "classes": manifest["classes"] if labelled else (), "labels": labels, "keep": keep}
+    kinds["contents"] = contents
     return PictureSource(f"records:{path} ({split})", read, len(shards), **kinds)
+
+
+def _labels(path, count):
+    """int32 (count,), not read before it is used."""
+    try:
+        labels = np.load(path, mmap_mode="r")
+        received = f"{labels.dtype} {labels.shape}"
+    except (ValueError, EOFError, OSError) as error:
+        labels, received = None, "no such file" if isinstance(error, FileNotFoundError) else "a damaged file"
+    if labels is None or labels.dtype != "int32" or labels.shape != (count,):
+        raise ValueError(
+            f"{path} must hold int32 ({count},). Received: {received}. Copy it again, or pack the set again"
+        )
+    return labels
+
+
+def _require_divided_by(share, path, held, shards):
+    """Raises where packing has held out another share; a train and a test of the folder's own are as they are."""
+    if share == held or in_split(json.loads(shards[0].partition(b"\n")[0])["name"]):
+        return
+    rule = f"validation_split must be {held}, by which records:{path} was divided when it was packed"
+    hint = f"Try --set validation_split={held}, or pack with --validation_split {share}"
+    raise ValueError(f"{rule}. Received: {share}. {hint}")
 
 
 def labels_file(root, split):

@@ -16,10 +16,11 @@ from training.data.prepared import open_prepared
 from training.data.records import open_records
 
 SPLITS = ("train", "unlabelled", "test")
+HELD_OUT = 0.1  # of a folder without a test
 SPECS = "shapes, shapes:COUNT, folder:PATH, records:PATH or tfds:NAME"  # what `--data` takes
 
 
-def open_source(spec, split, *, channels=3, keep=None, validation_split=0.1, download=False):
+def open_source(spec, split, *, channels=3, keep=None, validation_split=None, download=False):
     """A source of pictures.
 
     Args:
@@ -30,7 +31,8 @@ def open_source(spec, split, *, channels=3, keep=None, validation_split=0.1, dow
             folder without train and test also `all` (labelled).
         channels: 3 for RGB, 1 for grey; pictures of the other kind are converted.
         keep: keep decoded pictures in memory; None: where all of them fit.
-        validation_split: the share of a folder without train and test, one folder a class, that is held out.
+        validation_split: the share of a folder without train and test, one folder a class, that is held out; None: 0.1.
+            Where such a folder was packed, that of the packing: None, or the same.
         download: download and prepare a `tfds` set that is not prepared.
     Returns:
         A PictureSource, or a StreamSource for `tfds` sets that do not fit in memory. Both have name, count, classes,
@@ -45,9 +47,9 @@ def open_source(spec, split, *, channels=3, keep=None, validation_split=0.1, dow
     if kind == "shapes":
         return _open_shapes(rest, split, channels)
     if kind == "folder" and rest:
-        return open_folder(rest, split, channels, keep, validation_split)
+        return open_folder(rest, split, channels, keep, HELD_OUT if validation_split is None else validation_split)
     if kind == "records" and rest:
-        return open_records(rest, split, channels, keep)
+        return open_records(rest, split, channels, keep, validation_split)
     if kind == "tfds" and rest:
         return open_prepared(rest, split, channels, keep, download)
     raise ValueError(f"data must be {SPECS}. Received: {spec!r}")

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import zlib
 
 import numpy as np
 
@@ -65,7 +66,8 @@ class TiledSource(PictureSource):
     """
 
     def __init__(self, whole, places, read):
-        kinds = {"channels": whole.channels, "classes": whole.classes, "labelled": whole.labelled}
+        contents = lambda: zlib.crc32(places.astype("int64").tobytes(), whole.fingerprint)  # noqa: E731
+        kinds = {"channels": whole.channels, "classes": whole.classes, "labelled": whole.labelled, "contents": contents}
         super().__init__(f"tiles of {whole.name}", read, len(places), **kinds)
         self.whole, self.places = whole, places
 

@@ -1,12 +1,13 @@
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.training.data.conftest import write_picture
-from training.data import UnreadableImage, open_source
+from training.data import UnreadableImage, decode, open_source, require_readable
 from training.data.decode import open_file
 from training.evaluate import Evaluate
 from training.predict import files_of
@@ -256,3 +257,58 @@ def test_texts_that_are_no_utf8_are_named_and_tables_take_such_names(tmp_path):
     with Results(str(tmp_path / "out"), "evaluate", Evaluate(), "model", "data") as folder:
         folder.write_table("t.csv", ["class"], [[os.fsdecode(b"caf\xe9")]])
     assert "caf\\udce9" in (tmp_path / "out" / "t.csv").read_text()
+
+
+def test_copies_of_a_set_have_one_fingerprint_and_others_another(folder, tmp_path_factory):
+    def fingerprints(change):
+        copy = tmp_path_factory.mktemp(change.__name__) / "elsewhere"
+        shutil.copytree(folder, copy)
+        change(copy / "train")
+        return {split: open_source(f"folder:{copy}", split).fingerprint for split in ("train", "unlabelled", "test")}
+
+    def none(train):
+        """The same pictures."""
+
+    def fewer(train):
+        next(iter(sorted((train / "cat").iterdir()))).unlink()
+
+    def renamed(train):
+        file = next(iter(sorted((train / "cat").iterdir())))
+        file.rename(file.with_stem("aaa"))
+
+    def moved(train):
+        file = next(iter(sorted((train / "cat").iterdir())))
+        file.rename(train / "dog" / f"moved{file.suffix}")
+
+    ours = {split: open_source(f"folder:{folder}", split).fingerprint for split in ("train", "unlabelled", "test")}
+    assert fingerprints(none) == ours and len(set(ours.values())) == 3
+    for change in (fewer, renamed, moved):
+        theirs = fingerprints(change)
+        assert theirs["test"] == ours["test"]
+        assert theirs["train"] != ours["train"] and theirs["unlabelled"] != ours["unlabelled"]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_pictures_that_are_not_kept_are_checked_by_their_headers(folder, keep, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 210, 3), "uint8")
+    cut, empty = folder / "test" / "cat" / "0.png", folder / "test" / "dog" / "1.png"
+    Image.fromarray(noise).save(cut)
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:-100])  # behind the header, which is all that is looked at
+    empty.write_bytes(b"")
+    read, bytes_of = [], decode._bytes_of
+    monkeypatch.setattr(decode, "_bytes_of", lambda *asked: read.append(bytes_of(*asked)) or read[-1])
+    source = open_source(f"folder:{folder}", "test", keep=keep)
+    bad = "2 that are not" if keep else "1 that are not"
+    with pytest.raises(UnreadableImage, match=f"must be readable. Received: {bad}: .*1.png: it is empty"):
+        require_readable(source, print, workers=1)
+    longest = max(map(len, read))
+    assert longest == (len(whole) - 100 if keep else decode.HEADER)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".gif", ".bmp"])
+def test_sizes_by_headers_are_those_of_the_pictures(tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 210, 3), "uint8")
+    Image.fromarray(noise).save(tmp_path / f"a{suffix}")
+    assert (tmp_path / f"a{suffix}").stat().st_size > decode.HEADER
+    assert decode.size_of(tmp_path / f"a{suffix}") == (200, 210)

@@ -8,6 +8,7 @@ from tests.training.data.conftest import write_picture
 from training.data import SegmentationAugmentation, open_maps
 from training.data.label_maps import IGNORE, require_maps
 from training.data.segmentation import distorted, largest_share, scaled_size
+from training.devices import ONE
 
 
 def write_map(path, values):
@@ -293,4 +294,4 @@ def test_maps_of_training_are_checked_before_it(tmp_path):
     write_map(tmp_path / "train" / "labels" / "a.png", values_of(2, (20, 24)))
     config = Segment(size="atto", image_size=(32, 48))
     with pytest.raises(ValueError, match="a.png must have the size of its photo"):
-        segment.prepare(config, f"folder:{tmp_path}", lambda text, progress=False: None, None)
+        segment.prepare(config, f"folder:{tmp_path}", lambda text, progress=False: None, ONE)

@@ -212,3 +212,12 @@ def test_unprepared_and_unknown_sets_are_refused_in_one_line(tmp_path, monkeypat
 def test_sets_without_pictures_are_refused(mnist):
     with pytest.raises(ValueError, match="must have a picture and a class label. Received features: "):
         open_source("tfds:ag_news_subset", "train")
+
+
+@pytest.mark.parametrize(
+    "name", ["mnist:9.9.9", "mnist:", "mnist:x", "a b", "../mnist", "mnist[train]", "cifar10_1/none", "huggingface:a/b"]
+)
+def test_odd_names_are_refused_in_one_line(name):
+    with pytest.raises(ValueError, match="^tfds:NAME must name a data set of tensorflow-datasets") as caught:
+        open_source(f"tfds:{name}", "train")
+    assert f"Received: {name!r}" in str(caught.value) and "\n" not in str(caught.value)

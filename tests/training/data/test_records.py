@@ -299,3 +299,32 @@ def test_the_program_packs_and_goes_on(folder, tmp_path):
     assert run("--check", "--to", str(tmp_path / "set")).returncode == 0
     failed = run("--data", "shapes", "--to", str(tmp_path / "other"))
     assert failed.returncode == 1 and "error: --data must be folder:PATH" in failed.stderr
+
+
+def test_a_share_that_packing_did_not_hold_out_is_refused(folder, tmp_path_factory):
+    divided = packed(folder / "train", tmp_path_factory.mktemp("divided") / "set", validation_split=0.4)
+    counts = [open_source(f"records:{divided}", "test", validation_split=share).count for share in (None, 0.4)]
+    assert counts[0] == counts[1] == open_source(f"folder:{folder / 'train'}", "test", validation_split=0.4).count
+    for split in ("train", "test"):
+        with pytest.raises(ValueError, match=r"must be 0.4, by which records:.* Received: 0.1. Try --set .*=0.4"):
+            open_source(f"records:{divided}", split, validation_split=0.1)
+    assert open_source(f"records:{divided}", "unlabelled", validation_split=0.1).count
+
+
+def test_a_train_and_a_test_of_its_own_know_no_share(records):
+    assert open_source(f"records:{records}", "test", validation_split=0.25).count == 6
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "other", "too many", "removed"])
+def test_damaged_labels_name_their_file(records, damage):
+    file = records / "train.labels.npy"
+    whole = file.read_bytes()
+    if damage == "removed":
+        file.unlink()
+    elif damage == "too many":
+        np.save(file, np.zeros(16, "int32"))
+    else:
+        file.write_bytes({"empty": b"", "cut": whole[:-3], "other": b"labels"}[damage])
+    source = open_source(f"records:{records}", "train")
+    with pytest.raises(ValueError, match=r"train.labels.npy must hold int32 \(15,\). Received: .* Copy it again"):
+        source.labels  # noqa: B018
