@@ -85,7 +85,6 @@ def timm_pipeline(task, folder, batch, side, workers, batches, prefetcher=False)
 
     import_torchvision()
     import torch
-    from PIL import Image
     from timm import data
     from timm.data.auto_augment import RandAugment
 
@@ -108,7 +107,6 @@ def timm_pipeline(task, folder, batch, side, workers, batches, prefetcher=False)
     )
     (policy,) = (step for step in loader.dataset.transform.transforms if isinstance(step, RandAugment))
     for operation in policy.ops:
-        operation.kwargs["resample"] = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)  # as without a crop's own
         if operation.name == "PosterizeIncreasing":  # 0 bits stop it with Pillow 13
             keep = operation.aug_fn
             operation.aug_fn = lambda image, bits, keep=keep, **kinds: keep(image, max(1, bits), **kinds)

@@ -2,8 +2,9 @@
 
     python -m tests.golden.make_augmentation
 
-`operations/`: small pictures through every operation at given levels, signs and filters. `draws/` and `erased/`:
-statistics over DRAWS random draws. `mixed/`: a batch, its soft targets and the loss.
+`operations/`: small pictures through every operation at given levels and signs. `draws/` and `erased/`: statistics over
+DRAWS random draws. `mixed/`: a batch, its soft targets and the loss. RandAugment is the one of the pipeline that
+`create_transform` makes as the reference does, with a bicubic crop.
 """
 
 import pathlib
@@ -19,22 +20,27 @@ from keras_convnextv2.convert.libraries import import_torchvision
 import_torchvision()
 
 import timm  # noqa: E402
-from timm.data import auto_augment  # noqa: E402
+from timm.data import auto_augment, create_transform  # noqa: E402
 from timm.data.mixup import Mixup, cutmix_bbox_and_lam  # noqa: E402
 from timm.data.random_erasing import RandomErasing  # noqa: E402
 from timm.loss import SoftTargetCrossEntropy  # noqa: E402
 
 DRAWS = 10_000
-FILL = (124, 116, 104)
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 LEVELS = (0.0, 2.6, 9.0, 10.0)
 MOVES = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
 SIGNED = (*MOVES, "ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing")
 POLICY = "rand-m9-mstd0.5-inc1"
 
-golden = {"source": f"timm {timm.__version__}, torch {torch.__version__}, Pillow {__version__}, seed 0"}
+# The policy, as training/data/randaugment.py must have it: its filter and the grey it fills with
 
-# Operations: key is operations/NAME/LEVEL/SIGN/FILTER
+kinds = {"is_training": True, "auto_augment": POLICY, "interpolation": "bicubic"}
+(policy,) = (step for step in create_transform(224, **kinds).transforms if hasattr(step, "ops"))
+(resample,) = {operation.kwargs["resample"] for operation in policy.ops}
+(fill,) = {operation.kwargs["fillcolor"] for operation in policy.ops}
+golden = {"source": f"timm {timm.__version__}, torch {torch.__version__}, Pillow {__version__}, seed 0"}
+golden |= {"policy/resample": int(resample), "policy/fill": fill}
+
+# Operations: key is operations/NAME/LEVEL/SIGN
 
 rng = np.random.default_rng(0)
 rows, columns = np.mgrid[:10, :14]
@@ -44,26 +50,24 @@ golden["picture"] = picture
 for name in dict.fromkeys(auto_augment._RAND_TRANSFORMS + auto_augment._RAND_INCREASING_TRANSFORMS):
     for level in LEVELS if auto_augment.LEVEL_TO_ARG[name] else LEVELS[:1]:
         for sign in (1, -1) if name in SIGNED else (1,):
-            for kind, resample in FILTERS.items() if name in MOVES else [("bicubic", Image.Resampling.BICUBIC)]:
-                hparams = {"img_mean": FILL, "interpolation": resample}
-                operation = auto_augment.AugmentOp(name, prob=1.0, magnitude=level, hparams=hparams)
-                with mock.patch.object(random, "random", lambda sign=sign: 0.2 if sign > 0 else 0.8):
-                    try:
-                        done = operation(Image.fromarray(picture))
-                    except ValueError:  # no bits: Pillow 13 refuses
-                        continue
-                golden[f"operations/{name}/{level}/{sign}/{kind}"] = np.asarray(done)
+            hparams = {"img_mean": fill, "interpolation": resample}
+            operation = auto_augment.AugmentOp(name, prob=1.0, magnitude=level, hparams=hparams)
+            with mock.patch.object(random, "random", lambda sign=sign: 0.2 if sign > 0 else 0.8):
+                try:
+                    done = operation(Image.fromarray(picture))
+                except ValueError:  # no bits: Pillow 13 refuses
+                    continue
+            golden[f"operations/{name}/{level}/{sign}"] = np.asarray(done)
 
-# What is drawn for a picture: (number of the operation, its value, whether bicubic)
+# What is drawn for a picture: (number of the operation, its value)
 
 random.seed(0)
 np.random.seed(0)
-policy = auto_augment.rand_augment_transform(POLICY, {"img_mean": FILL})
 drawn = []
 for number, operation in enumerate(policy.ops):
 
-    def record(image, value=0.0, number=number, resample=None, **_):
-        drawn.append((number, value, random.choice(resample) == Image.Resampling.BICUBIC))
+    def record(image, value=0.0, number=number, **_):
+        drawn.append((number, value))
         return image
 
     operation.aug_fn = record
@@ -72,12 +76,11 @@ for _ in range(DRAWS):
     before = len(drawn)
     policy(Image.new("RGB", (4, 4)))
     counts.append(len(drawn) - before)
-number, value, bicubic = np.array(drawn, "float64").T
+number, value = np.array(drawn, "float64").T
 of_each = [value[number == k] for k in range(len(policy.ops))]
 golden |= {
     "draws/per_picture": np.bincount(counts),
     "draws/per_operation": np.bincount(number.astype(int)),
-    "draws/bicubic": bicubic.mean(),
     "draws/mean": [values.mean() for values in of_each],
     "draws/deviation": [values.std() for values in of_each],
     "draws/mean_size": [np.abs(values).mean() for values in of_each],

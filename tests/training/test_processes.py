@@ -1,5 +1,7 @@
-"""Two processes of a run do what one does, and a killed one is noticed. The programs themselves, on loopback."""
+"""Two devices or two processes of a run do what one does, and a killed one is noticed: the programs, on loopback."""
 
+import csv
+import functools
 import json
 import os
 import signal
@@ -17,11 +19,14 @@ BACKEND = keras.backend.backend()
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("processes"),
-    pytest.mark.skipif(BACKEND == "torch", reason="trains in one process"),
+    pytest.mark.skipif(BACKEND == "torch", reason="trains in one process on one device"),
 ]
 TINY = ["depths=1,1", "dims=8,12", "stem_patch_size=2", "image_size=16,16", "batch_size=8", "base_lr=0.03", "ema=0.9"]
 TINY += ["accumulation=2", "clip_norm=0.5", "log_every=2", "steps=20", "workers=1", "warmup_epochs=0"]
-TINY += ["drop_path_rate=0", "evaluation_batch_size=11"]
+PROGRAMS = {  # recipe, and what only this program has
+    "finetune": ("scratch_shapes", ["drop_path_rate=0", "evaluation_batch_size=11"]),
+    "pretrain": ("pretrain_shapes", ["decoder_dim=8"]),
+}
 STEPS = {"weights", "first", "second", "average"}
 # Runs a command whose files cannot become larger than this: a full disk, for whoever writes.
 LIMITED = """
@@ -30,10 +35,25 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
+# Runs a program that gets a signal after so many steps of this session: the number, the program, its flags.
+ASKED = """
+import itertools, os, runpy, signal, sys
+from training import logs
+(count, program), calls, add = sys.argv[1:3], itertools.count(1), logs.Log.add
+def added(log, report):
+    add(log, report)
+    if next(calls) == int(count):
+        os.kill(os.getpid(), signal.SIGTERM)
+logs.Log.add = added
+del sys.argv[1:3]
+runpy.run_module(program, run_name="__main__", alter_sys=True)
+"""
 
-def command(folder, resume=False, data="shapes:48", **changes):
-    values = {**dict(pair.split("=") for pair in TINY), **changes}
-    words = [sys.executable, "-m", "training.finetune", "--recipe", "scratch_shapes", "--data", data]
+
+def command(folder, program="finetune", resume=False, data="shapes:48", **changes):
+    recipe, own = PROGRAMS[program]
+    values = {**dict(pair.split("=") for pair in [*TINY, *own]), **changes}
+    words = [sys.executable, "-m", f"training.{program}", "--recipe", recipe, "--data", data]
     words += ["--workdir", str(folder), *(f"--set={key}={value}" for key, value in values.items())]
     return words + ["--resume"] * resume
 
@@ -51,9 +71,17 @@ def environments():
         yield {**os.environ, **(jax if BACKEND == "jax" else {"TF_CONFIG": json.dumps(task)})}
 
 
-def started(words):
+def asked(words, count):
+    """The command of a run that a signal asks to stop after so many steps."""
+    python, _, program, *flags = words
+    return [python, "-c", ASKED, str(count), program, *flags]
+
+
+def started(*commands):
+    """Two processes of a run, by a command for both or one for each."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [subprocess.Popen(words, env=environment, **pipes) for environment in environments()]
+    pairs = zip(commands * (2 // len(commands)), environments(), strict=True)
+    return [subprocess.Popen(words, env=environment, **pipes) for words, environment in pairs]
 
 
 def ended(processes):
@@ -75,20 +103,45 @@ def assert_same(ours, theirs):
         np.testing.assert_allclose(theirs[key], value, atol=1e-5 * largest, rtol=0, err_msg=key)
 
 
+def losses(folder):
+    """Of every step, as numbers of a group of them: other pictures would have other losses."""
+    with (folder / "train.csv").open(newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+def assert_ended_alike(ours, theirs):
+    assert_same(state(ours), state(theirs))
+    np.testing.assert_allclose(losses(theirs), losses(ours), rtol=1e-5)
+    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (ours, theirs))
+    assert [theirs.get(key) for key in ("steps", "top_1")] == [ours.get(key) for key in ("steps", "top_1")]
+    assert theirs.get("top_1_average") == ours.get("top_1_average")
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone") / "run"
-    subprocess.run(command(folder), check=True, capture_output=True)
-    return folder
+    """(program) -> the folder of its run on one device, made once."""
+
+    @functools.cache
+    def ran(program):
+        folder = tmp_path_factory.mktemp("alone") / program
+        subprocess.run(command(folder, program), check=True, capture_output=True)
+        return folder
+
+    return ran
 
 
-def test_two_processes_do_what_one_does(alone, tmp_path):
-    said = ended(started(command(tmp_path / "run")))
-    assert_same(state(alone), state(tmp_path / "run"))
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_two_devices_do_what_one_does(alone, tmp_path, program):
+    done = subprocess.run(command(tmp_path / "run", program, devices=2), check=True, capture_output=True, text=True)
+    assert "2 devices of 1 process(es)" in done.stdout
+    assert_ended_alike(alone(program), tmp_path / "run")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_two_processes_do_what_one_does(alone, tmp_path, program):
+    said = ended(started(command(tmp_path / "run", program)))
     assert "2 devices of 2 process(es)" in said[0] and said[1] == ""
-    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (alone, tmp_path / "run"))
-    assert ours["top_1"] == theirs["top_1"] and ours["top_1_average"] == theirs["top_1_average"]
-    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    assert_ended_alike(alone(program), tmp_path / "run")
 
 
 @pytest.mark.parametrize("killed", [0, 1])
@@ -104,30 +157,38 @@ def test_a_killed_process_ends_the_other_and_one_alone_goes_on(alone, tmp_path, 
     assert processes[other].returncode not in (0, None)
     assert "another process of this run has ended" in error
     subprocess.run(command(folder, resume=True, evaluate_every=1), check=True, capture_output=True)
-    assert_same(state(alone), state(folder))
-    rows = [(folder / "train.csv").read_text().splitlines() for folder in (alone, folder)]
+    assert_same(state(alone("finetune")), state(folder))
+    rows = [(folder / "train.csv").read_text().splitlines() for folder in (alone("finetune"), folder)]
     assert [row.split(",")[0] for row in rows[0]] == [row.split(",")[0] for row in rows[1]]
 
 
+def test_a_signal_to_one_process_stops_both_and_other_numbers_of_them_go_on(alone, tmp_path):
+    folder = tmp_path / "run"
+    again = command(folder, resume=True)
+    done = subprocess.run(asked(command(folder), 3), capture_output=True, text=True)
+    assert done.returncode == 128 + signal.SIGTERM and "stopped after step 3. " in done.stderr, done.stderr[-3000:]
+    processes = started(again, asked(again, 5))
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    for process, error in zip(processes, errors, strict=True):
+        assert process.returncode == 128 + signal.SIGTERM and "stopped after step 8. " in error, error[-3000:]
+    subprocess.run([*again, "--set=devices=2"], check=True, capture_output=True)
+    assert_ended_alike(alone("finetune"), folder)
+
+
 def test_a_full_disk_ends_both_with_a_line_each_and_one_alone_goes_on(alone, tmp_path):
-    folder, pipes = tmp_path / "run", {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    folder = tmp_path / "run"
     words = command(folder)
-    chief = [sys.executable, "-c", LIMITED, *words]
-    pairs = zip((chief, words), environments(), strict=True)
-    processes = [subprocess.Popen(mine, env=environment, **pipes) for mine, environment in pairs]
+    processes = started([sys.executable, "-c", LIMITED, *words], words)
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert all(process.returncode not in (0, None) for process in processes)
     assert "error: [Errno 27] File too large: " in errors[0] and "step_00000006.npz" in errors[0]
     assert "another process of this run has ended" in errors[1]
     subprocess.run(command(folder, resume=True), check=True, capture_output=True)
-    assert_same(state(alone), state(folder))
+    assert_same(state(alone("finetune")), state(folder))
 
 
 def test_processes_that_disagree_are_told(tmp_path):
-    words = [command(tmp_path / "run", seed=str(seed)) for seed in range(2)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    pairs = zip(words, environments(), strict=True)
-    processes = [subprocess.Popen(mine, env=environment, **pipes) for mine, environment in pairs]
+    processes = started(*(command(tmp_path / "run", seed=str(seed)) for seed in range(2)))
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert all("error: all processes must have the same recipe and data" in error for error in errors), errors
 

@@ -137,6 +137,16 @@ def test_jit_compiles_and_its_absence_does_not():
             run(compiled, batches(1))
 
 
+def test_nothing_is_said_of_how_a_loss_is_written(caplog):
+    """AutoGraph warns of what it cannot rewrite, an assignment within an expression for one."""
+
+    def written(model, batch):
+        return losses if (losses := sample_losses(model, batch)) is not None else None
+
+    run(make_step(small_model(random=False), AdamW(RATE), written), batches(1))
+    assert caplog.text == ""
+
+
 @on_xla
 def test_predictions_are_compiled_where_they_are_asked_to_be():
     images = batches(1)[0]["images"]

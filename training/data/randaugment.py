@@ -1,7 +1,8 @@
 """RandAugment on Pillow's images: (rng, image) -> image.
 
 Source: RandAugment (arXiv 1909.13719); operations, ranges and the text of a policy are those of timm
-(timm/data/auto_augment.py, 1.0.31).
+(timm/data/auto_augment.py, 1.0.31). What moves is filtered as the crop is: timm's `create_transform`, through which the
+reference goes with `interpolation="bicubic"`, hands the crop's filter on to the policy.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 HIGHEST = 10  # level
-RESAMPLING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+RESAMPLING = Image.Resampling.BICUBIC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,14 +136,14 @@ class RandAugment:
         return cls(**fields, **options)
 
     def draw(self, rng):
-        """[(name, value, filter of Pillow)] of the operations that one picture goes through."""
+        """[(name, value)] of the operations that one picture goes through."""
         which = rng.integers(len(NAMES), size=self.count).tolist()
         levels = np.clip(self.magnitude + self.deviation * rng.standard_normal(self.count), 0, HIGHEST)
-        chances = rng.random((self.count, 3)).tolist()
+        chances = rng.random((self.count, 2)).tolist()
         drawn = zip((NAMES[k] for k in which), levels.tolist(), chances, strict=True)
         return [
-            (name, self.value(name, level, 1 if up < 0.5 else -1), RESAMPLING[smooth < 0.5])
-            for name, level, (applied, up, smooth) in drawn
+            (name, self.value(name, level, 1 if up < 0.5 else -1))
+            for name, level, (applied, up) in drawn
             if applied < self.probability
         ]
 
@@ -151,9 +152,9 @@ class RandAugment:
         operation = OPERATIONS[name]
         return (self.increasing and operation.increasing or operation.value)(level / HIGHEST, sign)
 
-    def apply(self, image, name, value, resampling):
+    def apply(self, image, name, value):
         fill = self.fill if image.mode == "RGB" else self.fill[0]
-        return OPERATIONS[name].run(image, value, {"resample": resampling, "fillcolor": fill})
+        return OPERATIONS[name].run(image, value, {"resample": RESAMPLING, "fillcolor": fill})
 
     def __call__(self, rng, image):
         for operation in self.draw(rng):

@@ -1,6 +1,7 @@
 """The step on TensorFlow: loss and gradients as a pure function compiled by XLA, and an update in place.
 
-Compiled code holds neither variables nor collectives: the reduction over devices belongs between the two.
+Compiled code holds neither variables nor collectives: the reduction over devices belongs between the two. Nothing is
+rewritten by AutoGraph, as in Keras' own steps: all control flow is on shapes and arguments, or in `ops`.
 """
 
 import numpy as np
@@ -22,9 +23,9 @@ class Step(BaseStep):
         super().__init__(*args, **options)
         # An all-reduce between the layers, of batch statistics, stands in no function of its own and not within XLA.
         if not (self.replicas and getattr(self.model, "synchronized", False)):
-            self.gradients = tf.function(self.gradients, jit_compile=self.jit)
+            self.gradients = tf.function(self.gradients, jit_compile=self.jit, autograph=False)
         self.shares = self.devices.count
-        self._run = tf.function(self._on_each if self.replicas else self._report)
+        self._run = tf.function(self._on_each if self.replicas else self._report, autograph=False)
 
     @property
     def replicas(self):
@@ -111,7 +112,7 @@ def tensors(variables):
 
 def make_predict(model, jit, devices):
     # XLA compiles for each size of pictures; else the second size is traced as any
-    @tf.function(jit_compile=jit, reduce_retracing=not jit)
+    @tf.function(jit_compile=jit, reduce_retracing=not jit, autograph=False)
     def outputs(values, fixed, images):
         return exact(model.stateless_call(values, fixed, images, training=False)[0])
 
