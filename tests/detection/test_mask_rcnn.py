@@ -359,6 +359,30 @@ def test_bad_targets():
         model.losses_of(images, targets)
 
 
+@pytest.mark.parametrize("wrong", [2, 3, -1])
+def test_classes_that_are_none_are_errors(wrong):
+    model, (images, targets) = small(masks=False), drawn()
+    del targets["masks"]
+    targets["classes"][1, 0] = wrong
+    model.compile(keras.optimizers.SGD(0.0))
+    message = rf"classes must be in 0..1, counted from 0. Received: {wrong}, picture 1, object 0"
+    for use in (model.losses_of, model.fit):
+        with pytest.raises(ValueError, match=message):
+            use(images, targets)
+
+
+def test_classes_that_are_none_are_left_out_where_a_compiler_hides_them(monkeypatch):
+    model, (images, targets) = small(masks=False, **ALL), drawn()
+    del targets["masks"]
+    targets["classes"][1, 0] = 2  # the background's number
+    without = {**targets, "valid": targets["valid"].copy()}
+    without["valid"][1, 0] = False
+    monkeypatch.setattr("keras_convnextv2.detection.mask_rcnn.known", lambda x: None)
+    found = [values_of(lambda given=given: model.losses_of(images, given), model) for given in (targets, without)]
+    for name, x in found[0].items():
+        close(x, to_numpy(found[1][name]), 1e-6, name)
+
+
 def test_odd_targets():
     """No object at all, an empty box among others, bits of 255, keys of the user's own."""
     model, (images, targets) = small(), drawn()
@@ -370,7 +394,7 @@ def test_odd_targets():
 
     for name, x in values_of(lambda: model.losses_of(images, nothing), model).items():
         assert np.isfinite(to_numpy(x)).all(), name
-    ours, theirs = (_objects(given, images.shape[1:3], True) for given in (odd, empty))
+    ours, theirs = (_objects(given, images.shape[1:3], 2, True) for given in (odd, empty))
     assert set(ours) == set(theirs) == {*targets, "mask_boxes"}
     for name in ours:
         np.testing.assert_array_equal(to_numpy(ours[name]), to_numpy(theirs[name]), err_msg=name)
