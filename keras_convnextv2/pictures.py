@@ -11,7 +11,19 @@ def require_picture(picture):
     picture = np.asarray(picture)
     if picture.ndim != 3 or 0 in picture.shape:
         raise ValueError(f"picture must be (height, width, channels). Received: shape {picture.shape}.")
+    if picture.dtype.kind not in "fiub":
+        raise ValueError(f"picture must be of real numbers. Received: dtype {picture.dtype}.")
+    if picture.dtype.kind == "f" and not np.isfinite(picture).all():
+        raise ValueError("picture must have finite values. Received: some that are not.")
     return picture
+
+
+def sides_of(given, name, least=1):
+    """Two ints."""
+    whole = np.shape(given) == (2,) and all(isinstance(side, int | np.integer) for side in given)
+    if not whole or min(given) < least:
+        raise ValueError(f"{name} must be two sides in pixels, of {least} at least. Received: {given!r}.")
+    return tuple(int(side) for side in given)
 
 
 def scaled_size(have, size, scale):
@@ -23,15 +35,21 @@ def scaled_size(have, size, scale):
     return tuple(max(1, int(side * factor * scale + 0.5)) for side in have)
 
 
-def windows_of(window, stride):
-    """((height, width), (down, across)) of windows."""
+def windows_of(window, stride, least=1):
+    """((height, width), (down, across)) of windows.
+
+    Args:
+        least: sides of a window.
+    """
+    if window is None and stride is not None:
+        raise ValueError(f"stride needs a window, from which it is counted. Received: stride={stride!r}, no window.")
     if window is None:
         return (None, None), (None, None)
-    window = (window, window) if isinstance(window, int) else tuple(window)
+    window = sides_of((window, window) if np.ndim(window) == 0 else window, "window", least)
     if stride is None:
         stride = tuple(max(1, int(side * STRIDE)) for side in window)
-    stride = (stride, stride) if isinstance(stride, int) else tuple(stride)
-    if not all(0 < step <= side for step, side in zip(stride, window, strict=True)):
+    stride = (stride, stride) if np.ndim(stride) == 0 else tuple(stride)
+    if len(stride) != 2 or not all(0 < step <= side for step, side in zip(stride, window, strict=True)):
         raise ValueError(f"stride must be in 1..window, which is {window}. Received: {stride}.")
     return window, stride
 

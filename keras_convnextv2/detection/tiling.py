@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_convnextv2.detection.boxes import TINY
 from keras_convnextv2.detection.roi import paste
-from keras_convnextv2.pictures import require_picture, resized, scaled_size, starts, windows_of
+from keras_convnextv2.pictures import require_picture, resized, scaled_size, sides_of, starts, windows_of
 from keras_convnextv2.weights.channels import statistics
 
 AT_ONCE = 8  # masks that are put into a picture together: they have its size
@@ -43,17 +43,22 @@ def predict(
         {"boxes" (n, 4) float32, "scores" (n,), "classes" (n,) int32, "masks" (n, H, W) bool, of a model with masks},
         the best first
     Raises:
-        ValueError: no picture of one, a stride that leaves gaps.
+        ValueError: no picture of one, or of 0..1 for a model of 0..255; a window below the network's total stride, a
+            stride that leaves gaps; an option out of its range.
     """
     picture = require_picture(picture)
     *fixed, channels = model.backbone.input_shape[1:]
     if picture.shape[2] != channels:
         raise ValueError(f"picture must have {channels} channels. Received: shape {picture.shape}.")
-    if not (size is None and keep_ratio) and len(np.shape(size)) != 1:
-        raise ValueError(f"size must be two sides, or none with keep_ratio=True. Received: {size!r}.")
+    _require_units(model, picture)
+    if size is not None or not keep_ratio:
+        size = sides_of(size, "size")
+    for name, value in (("merge", merge), ("mask_threshold", mask_threshold)):
+        if value is not None and not (isinstance(value, int | float | np.number) and 0 <= value <= 1):
+            raise ValueError(f"{name} must be in 0..1. Received: {value!r}.")
     window = tuple(fixed) if window is None and None not in fixed else window
-    given, window = picture.shape[:2], windows_of(window, stride)
-    picture = resized(picture, scaled_size(given, size, 1.0) if keep_ratio else tuple(size))
+    given, window = picture.shape[:2], windows_of(window, stride, model.least_side)
+    picture = resized(picture, scaled_size(given, size, 1.0) if keep_ratio else size)
     tiles = list(_tiles(picture.shape[:2], *window))
     bar = keras.utils.Progbar(len(tiles), verbose=verbose, unit_name="tile")
     found = []
@@ -68,6 +73,13 @@ def predict(
     if "masks" in found:
         found["masks"] = _pasted(found["masks"], found["boxes"], given, mask_threshold)
     return found
+
+
+def _require_units(model, picture):
+    """Raises for fractions of one where the model divides by 255 itself: it would see black and find nothing."""
+    if statistics(model) is not None and picture.dtype.kind in "fb" and 0 < picture.max() <= 1:
+        rule = "picture must be of 0..255, in the units of the model's images"
+        raise ValueError(f"{rule}. Received: {picture.dtype} up to {picture.max():.4g}. Multiply it by 255.")
 
 
 def _tiles(size, window, stride):

@@ -432,8 +432,27 @@ def test_a_model_of_one_size_looks_by_tiles_of_it():
         assert found["masks"].shape[1:] == size
     with pytest.raises(ValueError, match=r"picture must have 3 channels. Received: shape \(20, 30, 1\)"):
         kc.detection.predict(model, np.zeros((20, 30, 1)))
-    with pytest.raises(ValueError, match="size must be two sides, .* Received: 64"):
-        kc.detection.predict(model, np.zeros((20, 30, 3)), size=64)
+
+
+@pytest.mark.parametrize("picture, options, message", [
+    (np.zeros((0, 50, 3)), {}, r"picture must be \(height, width, channels\). Received: shape \(0, 50, 3\)"),
+    (np.zeros((20, 30, 3), complex), {}, "picture must be of real numbers. Received: dtype complex128"),
+    (np.full((20, 30, 3), np.nan), {}, "picture must have finite values"),
+    (np.full((20, 30, 3), 0.5), {}, "picture must be of 0..255, .* Received: float64 up to 0.5. Multiply it by 255"),
+    (None, {"window": 4}, r"window must be two sides in pixels, of 8 at least. Received: \(4, 4\)"),
+    (None, {"window": (16, 2.5)}, r"window must be two sides in pixels, of 8 at least. Received: \(16, 2.5\)"),
+    (None, {"window": 16, "stride": 0}, r"stride must be in 1..window, which is \(16, 16\). Received: \(0, 0\)"),
+    (None, {"stride": 8}, "stride needs a window, from which it is counted. Received: stride=8"),
+    (None, {"size": 64}, "size must be two sides in pixels, of 1 at least. Received: 64"),
+    (None, {"size": (0, 9)}, r"size must be two sides in pixels, of 1 at least. Received: \(0, 9\)"),
+    (None, {"keep_ratio": False}, "size must be two sides in pixels, of 1 at least. Received: None"),
+    (None, {"merge": -0.1}, "merge must be in 0..1. Received: -0.1"),
+    (None, {"mask_threshold": 50}, "mask_threshold must be in 0..1. Received: 50"),
+])  # fmt: skip
+def test_odd_pictures_and_options_of_predictions(picture, options, message):
+    picture = np.zeros((20, 30, 3), "uint8") if picture is None else picture
+    with pytest.raises(ValueError, match=f"^{message}"):
+        kc.detection.predict(small(), picture, **options)
 
 
 @pytest.mark.slow
