@@ -9,7 +9,7 @@ from keras_convnextv2.detection.roi import paste
 from keras_convnextv2.pictures import require_picture, resized, scaled_size, sides_of, starts, windows_of
 from keras_convnextv2.weights.channels import statistics
 
-AT_ONCE = 8  # masks that are put into a picture together: they have its size
+AT_ONCE, PIXELS = 8, 2**24  # masks that are put into a picture together, and pixels that they have at most: 64 MB
 
 
 def predict(
@@ -22,6 +22,7 @@ def predict(
     stride=None,
     merge=None,
     mask_threshold=0.5,
+    pasted=True,
     verbose=0,
 ):
     """What a detector finds in one picture, in pixels of that picture.
@@ -38,6 +39,8 @@ def predict(
         merge: overlap above which the worse of two detections of a class from different tiles goes; by default the
             model's `nms_threshold`.
         mask_threshold: from this probability on a pixel belongs to an object.
+        pasted: False: masks stay what the model gives, (n, 28, 28) probabilities inside of each box. For large scenes:
+            pasted ones take n * H * W bytes. `mask_threshold` is not used then.
         verbose: 1 shows a progress bar over tiles.
     Returns:
         {"boxes" (n, 4) float32, "scores" (n,), "classes" (n,) int32, "masks" (n, H, W) bool, of a model with masks},
@@ -70,8 +73,11 @@ def predict(
         found = _merged(found, model.nms_threshold if merge is None else merge)
     back = np.array([given[1] / picture.shape[1], given[0] / picture.shape[0]] * 2, "float32")
     found["boxes"] = found["boxes"] * back
-    if "masks" in found:
-        found["masks"] = _pasted(found["masks"], found["boxes"], given, mask_threshold)
+    if pasted and "masks" in found:
+        masks = np.empty((len(found["masks"]), *given), bool)
+        for row, mask in zip(masks, each_pasted(found["masks"], found["boxes"], given, mask_threshold), strict=True):
+            row[:] = mask
+        found["masks"] = masks
     return found
 
 
@@ -136,10 +142,9 @@ def _shared(box, boxes):
     return common / np.maximum(own + theirs - common, TINY)
 
 
-def _pasted(masks, boxes, size, threshold):
-    """(n, h, w) probabilities inside of boxes -> (n, H, W) bool."""
-    found = np.zeros((len(masks), *size), bool)
-    for n in range(0, len(masks), AT_ONCE):
-        part = slice(n, n + AT_ONCE)
-        found[part] = ops.convert_to_numpy(paste(masks[part], boxes[part], size)) >= threshold
-    return found
+def each_pasted(masks, boxes, size, threshold=0.5):
+    """Probabilities (n, h, w) inside of boxes (n, 4) as masks (H, W) bool of a picture, one after the other."""
+    at_once = max(1, min(AT_ONCE, PIXELS // (size[0] * size[1])))
+    for n in range(0, len(masks), at_once):
+        part = slice(n, n + at_once)
+        yield from ops.convert_to_numpy(paste(masks[part], boxes[part], size)) >= threshold

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ import keras_convnextv2 as kc
 from keras_convnextv2.detection.mask_rcnn import _objects
 from keras_convnextv2.detection.proposals import proposals_of
 from keras_convnextv2.detection.roi import paste
+from keras_convnextv2.detection.tiling import each_pasted
 from keras_convnextv2.layers.network import variables_of
 from keras_convnextv2.weights.matching import expand, measure
 from keras_convnextv2.weights.rows import OWN, TABLES
@@ -432,6 +434,26 @@ def test_a_model_of_one_size_looks_by_tiles_of_it():
         assert found["masks"].shape[1:] == size
     with pytest.raises(ValueError, match=r"picture must have 3 channels. Received: shape \(20, 30, 1\)"):
         kc.detection.predict(model, np.zeros((20, 30, 1)))
+
+
+def test_masks_of_a_large_scene_can_stay_small(monkeypatch):
+    model, scene, rng = small(), np.zeros((512, 512, 3), "uint8"), np.random.default_rng(0)
+    answer = {"boxes": np.tile(rng.uniform(0, 64, (1, 20, 2)), 2), "scores": rng.random((1, 20))}
+    answer |= {"classes": np.zeros((1, 20), "int32"), "count": [20], "masks": rng.random((1, 20, 28, 28))}
+    answer = {name: np.asarray(x, "float32" if name in ("boxes", "masks") else None) for name, x in answer.items()}
+    answer["boxes"][..., 2:] += 9
+    monkeypatch.setattr(model, "predict_on_batch", lambda inputs: answer)
+    looks = {"window": 64, "size": (128, 128), "merge": 1.0}
+    found, peaks = {}, {}
+    for pasted in (True, False):
+        tracemalloc.start()
+        found[pasted] = kc.detection.predict(model, scene, pasted=pasted, **looks)
+        peaks[pasted] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    masks, count = found[False]["masks"], len(found[True]["scores"])
+    assert count > 50 and masks.shape == (count, 28, 28) and masks.dtype == np.float32
+    np.testing.assert_array_equal(list(each_pasted(masks, found[False]["boxes"], (512, 512))), found[True]["masks"])
+    assert peaks[True] > count * 512 * 512 > 2 * peaks[False]
 
 
 @pytest.mark.parametrize("picture, options, message", [
