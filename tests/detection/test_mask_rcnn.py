@@ -106,21 +106,31 @@ def same(found, expected, name, n):
     """The detections of a picture as a set: each of theirs has one of ours."""
     count = int(expected[f"{name}_count"][n])
     assert found["count"][n] == count
+    found_for(found, expected, name, n)
+    assert not found["boxes"][n, count:].any() and (found["classes"][n, count:] == -1).all()
+
+
+def found_for(found, expected, name, n):
+    """(count,): which of ours each of their detections of a picture is."""
+    count = int(expected[f"{name}_count"][n])
     ours = np.c_[found["boxes"][n, :count], found["scores"][n, :count] * 20, found["classes"][n, :count] * 1000]
     labels = expected[f"{name}_labels"][n, :count] * 1000
     theirs = np.c_[expected[f"{name}_boxes"][n, :count], expected[f"{name}_scores"][n, :count] * 20, labels]
     apart = abs(ours[:, None] - theirs[None]).max(-1)
     assert apart.min(0).max() < 1e-3 and len(set(apart.argmin(0))) == count
-    assert not found["boxes"][n, count:].any() and (found["classes"][n, count:] == -1).all()
+    return apart.argmin(0)
 
 
 def masks_agree(found, expected, name, n, size):
+    """The mask of each of their detections is that of ours with its box, score and class."""
     count = int(expected[f"{name}_count"][n])
-    masks = np.unpackbits(expected[f"{name}_masks_packed"][n], axis=-1)[:, : size[0] * size[1]]
+    masks = np.unpackbits(expected[f"{name}_masks_packed"][n], axis=-1)[:count, : size[0] * size[1]]
     ours = to_numpy(paste(found["masks"][n], found["boxes"][n], size))[:count] >= 0.5
-    masks = masks[:count].reshape(-1, *size).astype(bool)
-    if name != "soft":  # with equal scores the order may differ
-        assert (ours[: len(masks)] != masks).sum() <= 0.002 * masks.sum()
+    alike(ours[found_for(found, expected, name, n)], masks.reshape(-1, *size).astype(bool))
+
+
+def alike(ours, theirs):
+    assert ours.shape == theirs.shape and (ours != theirs).sum() <= 0.002 * theirs.sum()
 
 
 def test_detections_of_other_sizes(detector, expected):
@@ -343,6 +353,19 @@ def test_a_picture_of_any_size(detector, expected):
     assert (small["boxes"] <= [50.01, 40.01, 50.01, 40.01]).all() and small["masks"].shape[1:] == (40, 50)
 
 
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_picture_that_was_enlarged(detector, expected, monkeypatch, n):
+    """In pixels of the given picture, which the reference made 1.28 times as large."""
+    size = tuple(expected["rescaled_ori_shape"])
+    enlarged = lambda picture, want: expected["image"][n] if want == (96, 128) else None  # noqa: E731
+    monkeypatch.setattr("keras_convnextv2.detection.tiling.resized", enlarged)
+    found = kc.detection.predict(detector(), np.zeros((*size, 3), "float32"), size=(128, 96))
+    count, batch = int(expected["rescaled_count"][n]), {name: np.stack([x] * 2) for name, x in found.items()}
+    masks = np.unpackbits(expected["rescaled_masks_packed"][n], axis=-1)[:count, : size[0] * size[1]]
+    assert len(found["scores"]) == count
+    alike(found["masks"][found_for(batch, expected, "rescaled", n)], masks.reshape(-1, *size).astype(bool))
+
+
 @pytest.mark.parametrize("options, message", [
     ({"classes": 0}, "classes must be a positive int"), ({"proposals": 0}, "proposals must be a positive int"),
     ({"nms_threshold": 1.5}, "nms_threshold must be in 0..1"), ({"mask_convs": -1}, "mask_convs must be at least 0"),
@@ -414,6 +437,22 @@ def test_a_padded_batch_without_objects_on_tensorflow():
     data = tf.data.Dataset.from_generator(lambda: zip(images, rows, strict=True), output_signature=signature)
     data = data.padded_batch(2).apply(tf.data.experimental.assert_cardinality(1))
     assert np.isfinite(model.fit(data, verbose=0).history["loss"]).all()
+
+
+def test_an_fcmae_begins_a_training(tmp_path):
+    fcmae = kc.FCMAE(kc.ConvNeXtV2((1, 1), (8, 12), include_top=False, input_shape=(32, 48, 3)), decoder_dim=4)
+    fcmae.save_weights(tmp_path / "fcmae.weights.h5")
+    (images, targets), encoder = drawn(), {path: to_numpy(v) for path, v in variables_of(fcmae.backbone).items()}
+    model = small()
+    kc.load_weights(model, tmp_path / "fcmae.weights.h5")
+    for started in (kc.MaskRCNN(fcmae.backbone, 2, **SMALL), model):
+        ours = {path: to_numpy(v) for path, v in variables_of(started).items()}
+        assert set(encoder) < set(ours)
+        for path, value in encoder.items():
+            np.testing.assert_array_equal(ours[path], value, err_msg=path)
+    model.compile(keras.optimizers.SGD(0.01))
+    assert np.isfinite(model.fit(images, targets, batch_size=2, verbose=0).history["loss"]).all()
+    assert (to_numpy(variables_of(model)["stem/conv/kernel"]) != encoder["stem/conv/kernel"]).any()
 
 
 def test_weights_of_samples_and_a_summary():
