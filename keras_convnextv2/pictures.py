@@ -13,7 +13,21 @@ def require_picture(picture, channels=None):
         raise ValueError(f"picture must be (height, width, channels). Received: shape {picture.shape}.")
     if channels is not None and picture.shape[2] != channels:
         raise ValueError(f"picture must have {channels} channels. Received: shape {picture.shape}.")
+    if picture.dtype.kind not in "fiub":
+        raise ValueError(f"picture must be of real numbers. Received: dtype {picture.dtype}.")
+    if picture.dtype.kind == "f" and not np.isfinite(picture).all():
+        raise ValueError("picture must have finite values. Received: some that are not.")
     return picture
+
+
+def sides_of(given, name, least=1, one=False):
+    """Two ints; with `one` a single side may stand for both."""
+    sides = tuple(given) if isinstance(given, tuple | list) else (given, given) if one else ()
+    whole = len(sides) == 2 and all(isinstance(side, int | np.integer) for side in sides)
+    if not whole or min(sides) < least:
+        what = "a side in whole pixels, or (height, width)" if one else "two sides in whole pixels"
+        raise ValueError(f"{name} must be {what}, of {least} at least. Received: {given!r}.")
+    return tuple(map(int, sides))
 
 
 def scaled_size(have, size, scale):
@@ -25,24 +39,23 @@ def scaled_size(have, size, scale):
     return tuple(max(1, int(side * factor * scale + 0.5)) for side in have)
 
 
-def windows_of(window, stride):
-    """((height, width), (down, across)) of windows."""
+def windows_of(window, stride, least=1):
+    """((height, width), (down, across)) of windows.
+
+    Args:
+        least: sides of a window.
+    """
+    if window is None and stride is not None:
+        raise ValueError(f"stride needs a window, from which it is counted. Received: stride={stride!r}, no window.")
     if window is None:
         return (None, None), (None, None)
-    window = _two_sides(window, "window")
+    window = sides_of(window, "window", least, one=True)
     if stride is None:
         stride = tuple(max(1, int(side * STRIDE)) for side in window)
-    stride = _two_sides(stride, "stride")
-    if not all(0 < step <= side for step, side in zip(stride, window, strict=True)):
+    stride = sides_of(stride, "stride", one=True)
+    if not all(step <= side for step, side in zip(stride, window, strict=True)):
         raise ValueError(f"stride must be in 1..window, which is {window}. Received: {stride}.")
     return window, stride
-
-
-def _two_sides(given, name):
-    sides = tuple(given) if isinstance(given, tuple | list) else (given, given)
-    if len(sides) != 2 or not all(isinstance(side, int | np.integer) and side > 0 for side in sides):
-        raise ValueError(f"{name} must be a side in whole pixels, or (height, width). Received: {given!r}.")
-    return tuple(map(int, sides))
 
 
 def starts(whole, side, step):

@@ -55,28 +55,68 @@ def kept(folder, images, labels):
     return images, labels
 
 
+def said_elsewhere(program, folder, **options):
+    """The lines that a program prints on another backend, with the model and the data of a folder."""
+    here = keras.backend.backend()
+    there, without = {"torch": ("jax", "torch"), "jax": ("tensorflow", "jax")}.get(here, ("tensorflow", ""))
+    paths = {"path": str(folder / "model.keras"), "data": str(folder / "data.npz")}
+    program = program.format(**paths, without=without, **options)
+    environment = {**os.environ, "KERAS_BACKEND": there}
+    command = [sys.executable, "-W", "error::UserWarning", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "make, trained", [(compiled, False), (compiled, True), (segmenter, True), (synchronized, True)]
 )
 def test_a_compiled_model_goes_on_elsewhere(data, tmp_path, make, trained):
-    here = keras.backend.backend()
     model = make()
     if make is not compiled:
         data = kept(tmp_path, data[0], np.random.default_rng(1).integers(0, 3, (6, 8, 8)))
     if trained:
         model.fit(*data, verbose=0)
     model.save(tmp_path / "model.keras")
-    there, without = {"torch": ("jax", "torch"), "jax": ("tensorflow", "jax")}.get(here, ("tensorflow", ""))
-    paths = {"path": str(tmp_path / "model.keras"), "data": str(tmp_path / "data.npz")}
-    program = ELSEWHERE.format(**paths, without=without, steps=int(trained))
-    environment = {**os.environ, "KERAS_BACKEND": there}
-    command = [sys.executable, "-W", "error::UserWarning", "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    numbers, names = done.stdout.splitlines()
+    numbers, names = said_elsewhere(ELSEWHERE, tmp_path, steps=int(trained))
     np.testing.assert_allclose([float(n) for n in numbers.split()], model.evaluate(*data, verbose=0), rtol=1e-5)
     assert names == "a b c"
+
+
+DETECTOR_ELSEWHERE = """
+import sys
+if {without!r}:
+    sys.modules[{without!r}] = None
+import keras, numpy as np, keras_convnextv2 as kc
+model = keras.models.load_model({path!r})
+assert type(model.optimizer).__name__ == "AdamW" and int(model.optimizer.iterations) == 1
+np.savez({found!r}, **model.predict(np.load({data!r})["images"], verbose=0))
+print(*kc.class_names(model))
+"""
+
+
+@pytest.mark.slow
+def test_a_detector_finds_the_same_elsewhere(tmp_path):
+    network = kc.ConvNeXtV2((1, 1), (8, 12), include_top=False)
+    narrow = {"fpn_dim": 8, "rpn_dim": 8, "box_dim": 8, "mask_dim": 8, "mask_convs": 1}
+    sizes = {"proposals": 10, "max_detections": 4, "rpn_samples": 8, "roi_samples": 8, "score_threshold": 0.0}
+    model = kc.MaskRCNN(network, ["cat", "dog"], **narrow, **sizes)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 32, 48, 3)).astype("uint8")
+    targets = {"boxes": np.tile(np.array([4, 6, 30, 24], "float32"), (2, 3, 1)), "classes": np.ones((2, 3), "int32")}
+    targets |= {"valid": np.array([[1, 0, 0], [1, 1, 0]], bool), "masks": np.ones((2, 3, 32, 48), "uint8")}
+    model.compile(keras.optimizers.AdamW(1e-3))
+    model.fit(images, targets, verbose=0)
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", images=images)
+    found = str(tmp_path / "found.npz")
+    assert said_elsewhere(DETECTOR_ELSEWHERE, tmp_path, found=found)[-1] == "cat dog"
+    ours = model.predict(images, verbose=0)
+    with np.load(found) as theirs:
+        assert set(theirs) == set(ours)
+        for name, x in ours.items():
+            np.testing.assert_allclose(theirs[name], x, rtol=1e-4, atol=1e-3, err_msg=name)
 
 
 def test_loading_says_nothing_about_an_optimizer_that_has_not_trained(data, tmp_path):  # a warning is an error here

@@ -107,11 +107,12 @@ def predict(config, folder, trained, data, files, say):
             unreadable[number] = str(error)
             rows.append([printable(file), *[""] * (len(COLUMNS) - 1), str(error)])
             continue
-        found = detection.predict(finder, picture, **look)
+        shown = config.sheet and len(kept) < SHOWN
+        found = detection.predict(finder, picture, **look, pasted=shown)  # only the sheet shows masks
         count += len(found["scores"])
         for box, score, kind in zip(found["boxes"], found["scores"], found["classes"], strict=True):
             rows.append([printable(file), names[kind], f"{score:.6f}", *(f"{side:.2f}" for side in box), ""])
-        if config.sheet and len(kept) < SHOWN:
+        if shown:
             kept[number] = (picture, found)
         done(number + 1)
     if len(unreadable) == len(files):

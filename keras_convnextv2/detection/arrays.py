@@ -5,6 +5,8 @@ import functools
 import numpy as np
 from keras import ops, tree
 
+from keras_convnextv2.kernels.table import transforming
+
 SHORTER = {"float64": "float32", "int64": "int32"}
 
 
@@ -28,6 +30,16 @@ def _tensor(x):
 def count_of(classes):
     """How many classes a number of them, or their names, are."""
     return classes if isinstance(classes, int | np.integer) else len(classes)
+
+
+def known(x):
+    """The values of an array as numpy's, or None while a compiler or a transform traces what is done with them."""
+    if transforming():
+        return None
+    try:
+        return ops.convert_to_numpy(x)
+    except (NotImplementedError, TypeError):  # TensorFlow's and JAX's words for it
+        return None
 
 
 def least(*sizes):

@@ -1,12 +1,13 @@
 """Mask R-CNN: a detector of objects and their masks around a backbone."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_convnextv2 import kernels
 from keras_convnextv2.backbone import pyramid
 from keras_convnextv2.detection import losses
-from keras_convnextv2.detection.arrays import count_of, vector
+from keras_convnextv2.detection.arrays import count_of, known, vector
 from keras_convnextv2.detection.boxes import decode, encode, select
 from keras_convnextv2.detection.heads import BoxHead, MaskHead, RPNHead
 from keras_convnextv2.detection.neck import FPN
@@ -60,7 +61,8 @@ class MaskRCNN(AroundBackbone, keras.Model):
         rpn_samples, roi_samples: boxes of a picture that the two stages are trained on.
         seed: of the choice of samples.
     Raises:
-        ValueError: a backbone without its network or of one stage, a number out of its range.
+        ValueError: a backbone without its network or of one stage, a number out of its range; by the loss: targets that
+            lack something, masks of another size, classes that are none (compiled, such objects are left out).
     Shapes:
         images (B, H, W, C) of any size that the backbone takes. sizes (B, 2): the true (height, width) of pictures that
         are filled up at their right and bottom.
@@ -163,18 +165,23 @@ class MaskRCNN(AroundBackbone, keras.Model):
             {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox", "loss_mask"}, the last one with `masks`
         """
         images, sizes = self._split(images)
+        objects = self._objects(targets, images)
         maps = list(self.maps(images, training=training).values())
-        objects = _objects(targets, images.shape[1:3], self.masks)
         return self._all_losses(maps, sizes, objects, proposals)
 
     def sample_losses(self, images, targets, training=None):
         """The sum of `losses_of`, (B,)."""
         return sum(self.losses_of(images, targets, training=training).values())
 
+    def fit(self, x=None, y=None, *args, **kwargs):
+        if isinstance(y, dict) and {"classes", "valid"} <= set(y):  # all at once, before a compiler hides their values
+            _require_classes(y["classes"], y["valid"], count_of(self.classes))
+        return super().fit(x, y, *args, **kwargs)
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if "P2" in y_pred:
             images, sizes = self._split(x)
-            losses = self._all_losses(list(y_pred.values()), sizes, _objects(y, images.shape[1:3], self.masks))
+            losses = self._all_losses(list(y_pred.values()), sizes, self._objects(y, images))
         else:
             losses = self.losses_of(x, y)
         losses = sum(losses.values())
@@ -192,6 +199,9 @@ class MaskRCNN(AroundBackbone, keras.Model):
             batch, height, width, _ = ops.shape(images)
             return images, ops.ones((batch, 1)) * vector((height, width), "float32")
         return images, ops.cast(sizes, "float32")
+
+    def _objects(self, targets, images):
+        return _objects(targets, images.shape[1:3], count_of(self.classes), self.masks)
 
     # Detection
 
@@ -302,7 +312,7 @@ class MaskRCNN(AroundBackbone, keras.Model):
         return {**config, "backbone": keras.saving.serialize_keras_object(self.backbone)}
 
 
-def _objects(targets, size, masks):
+def _objects(targets, size, count, masks):
     """The targets as tensors of the kinds that the losses take; a mask without a region covers all of the picture."""
     found = {name: ops.convert_to_tensor(x) for name, x in targets.items() if name in TARGETS}
     if lacking := {"boxes", "classes", "valid", *(["masks"] if masks else [])} - set(found):
@@ -310,6 +320,8 @@ def _objects(targets, size, masks):
     kinds = {"boxes": "float32", "classes": "int32", "valid": "bool"}
     found |= {name: ops.cast(found[name], kind) for name, kind in kinds.items()}
     found["valid"] = found["valid"] & ops.all(found["boxes"][..., 2:] > found["boxes"][..., :2], axis=-1)
+    _require_classes(found["classes"], found["valid"], count)
+    found["valid"] = found["valid"] & (found["classes"] >= 0) & (found["classes"] < count)  # `count` is the background
     if found["boxes"].shape[1] in (0, None):  # perhaps of no picture an object: a place for one, which is none
         found = {name: ops.pad(x, [(0, 0), (0, 1), *[(0, 0)] * (len(x.shape) - 2)]) for name, x in found.items()}
     last = least_length(found["valid"])
@@ -324,6 +336,17 @@ def _objects(targets, size, masks):
         whole = vector((0, 0, width, height), "float32")
         found["mask_boxes"] = ops.zeros_like(found["boxes"]) + whole
     return found
+
+
+def _require_classes(classes, valid, count):
+    """Raises for the first object of another class than 0 .. count - 1, where values are known."""
+    classes, valid = known(classes), known(valid)
+    if classes is None or valid is None:
+        return
+    wrong = valid.astype(bool) & ((classes < 0) | (classes >= count))
+    for picture, number in np.argwhere(wrong)[:1]:
+        rule = f"classes must be in 0..{count - 1}, counted from 0"
+        raise ValueError(f"{rule}. Received: {classes[picture, number]}, picture {picture}, object {number}.")
 
 
 def _cells_inside(maps, strides, sizes):

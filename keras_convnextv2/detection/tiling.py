@@ -6,10 +6,10 @@ from keras import ops
 
 from keras_convnextv2.detection.boxes import TINY
 from keras_convnextv2.detection.roi import paste
-from keras_convnextv2.pictures import require_picture, resized, scaled_size, starts, windows_of
+from keras_convnextv2.pictures import require_picture, resized, scaled_size, sides_of, starts, windows_of
 from keras_convnextv2.weights.channels import statistics
 
-AT_ONCE = 8  # masks that are put into a picture together: they have its size
+AT_ONCE, PIXELS = 8, 2**24  # masks that are put into a picture together, and pixels that they have at most: 64 MB
 
 
 def predict(
@@ -22,6 +22,7 @@ def predict(
     stride=None,
     merge=None,
     mask_threshold=0.5,
+    pasted=True,
     verbose=0,
 ):
     """What a detector finds in one picture, in pixels of that picture.
@@ -38,20 +39,27 @@ def predict(
         merge: overlap above which the worse of two detections of a class from different tiles goes; by default the
             model's `nms_threshold`.
         mask_threshold: from this probability on a pixel belongs to an object.
+        pasted: False: masks stay what the model gives, (n, 28, 28) probabilities inside of each box. For large scenes:
+            pasted ones take n * H * W bytes. `mask_threshold` is not used then.
         verbose: 1 shows a progress bar over tiles.
     Returns:
         {"boxes" (n, 4) float32, "scores" (n,), "classes" (n,) int32, "masks" (n, H, W) bool, of a model with masks},
         the best first
     Raises:
-        ValueError: no picture of one, other channels than the model's, a stride that leaves gaps.
+        ValueError: no picture of one, other channels than the model's, values of 0..1 for a model of 0..255; a window
+            below the network's total stride, a stride that leaves gaps; an option out of its range.
     """
     *fixed, channels = model.backbone.input_shape[1:]
     picture = require_picture(picture, channels)
-    if not (size is None and keep_ratio) and len(np.shape(size)) != 1:
-        raise ValueError(f"size must be two sides, or none with keep_ratio=True. Received: {size!r}.")
+    _require_units(model, picture)
+    if size is not None or not keep_ratio:
+        size = sides_of(size, "size")
+    for name, value in (("merge", merge), ("mask_threshold", mask_threshold)):
+        if value is not None and not (isinstance(value, int | float | np.number) and 0 <= value <= 1):
+            raise ValueError(f"{name} must be in 0..1. Received: {value!r}.")
     window = tuple(fixed) if window is None and None not in fixed else window
-    given, window = picture.shape[:2], windows_of(window, stride)
-    picture = resized(picture, scaled_size(given, size, 1.0) if keep_ratio else tuple(size))
+    given, window = picture.shape[:2], windows_of(window, stride, model.least_side)
+    picture = resized(picture, scaled_size(given, size, 1.0) if keep_ratio else size)
     tiles = list(_tiles(picture.shape[:2], *window))
     bar = keras.utils.Progbar(len(tiles), verbose=verbose, unit_name="tile")
     found = []
@@ -63,9 +71,19 @@ def predict(
         found = _merged(found, model.nms_threshold if merge is None else merge)
     back = np.array([given[1] / picture.shape[1], given[0] / picture.shape[0]] * 2, "float32")
     found["boxes"] = found["boxes"] * back
-    if "masks" in found:
-        found["masks"] = _pasted(found["masks"], found["boxes"], given, mask_threshold)
+    if pasted and "masks" in found:
+        masks = np.empty((len(found["masks"]), *given), bool)
+        for row, mask in zip(masks, each_pasted(found["masks"], found["boxes"], given, mask_threshold), strict=True):
+            row[:] = mask
+        found["masks"] = masks
     return found
+
+
+def _require_units(model, picture):
+    """Raises for fractions of one where the model divides by 255 itself: it would see black and find nothing."""
+    if statistics(model) is not None and picture.dtype.kind in "fb" and 0 < picture.max() <= 1:
+        rule = "picture must be of 0..255, in the units of the model's images"
+        raise ValueError(f"{rule}. Received: {picture.dtype} up to {picture.max():.4g}. Multiply it by 255.")
 
 
 def _tiles(size, window, stride):
@@ -122,10 +140,9 @@ def _shared(box, boxes):
     return common / np.maximum(own + theirs - common, TINY)
 
 
-def _pasted(masks, boxes, size, threshold):
-    """(n, h, w) probabilities inside of boxes -> (n, H, W) bool."""
-    found = np.zeros((len(masks), *size), bool)
-    for n in range(0, len(masks), AT_ONCE):
-        part = slice(n, n + AT_ONCE)
-        found[part] = ops.convert_to_numpy(paste(masks[part], boxes[part], size)) >= threshold
-    return found
+def each_pasted(masks, boxes, size, threshold=0.5):
+    """Probabilities (n, h, w) inside of boxes (n, 4) as masks (H, W) bool of a picture, one after the other."""
+    at_once = max(1, min(AT_ONCE, PIXELS // (size[0] * size[1])))
+    for n in range(0, len(masks), at_once):
+        part = slice(n, n + at_once)
+        yield from ops.convert_to_numpy(paste(masks[part], boxes[part], size)) >= threshold

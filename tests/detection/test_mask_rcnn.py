@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ import keras_convnextv2 as kc
 from keras_convnextv2.detection.mask_rcnn import _objects
 from keras_convnextv2.detection.proposals import proposals_of
 from keras_convnextv2.detection.roi import paste
+from keras_convnextv2.detection.tiling import each_pasted
 from keras_convnextv2.layers.network import variables_of
 from keras_convnextv2.weights.matching import expand, measure
 from keras_convnextv2.weights.rows import OWN, TABLES
@@ -104,21 +106,31 @@ def same(found, expected, name, n):
     """The detections of a picture as a set: each of theirs has one of ours."""
     count = int(expected[f"{name}_count"][n])
     assert found["count"][n] == count
+    found_for(found, expected, name, n)
+    assert not found["boxes"][n, count:].any() and (found["classes"][n, count:] == -1).all()
+
+
+def found_for(found, expected, name, n):
+    """(count,): which of ours each of their detections of a picture is."""
+    count = int(expected[f"{name}_count"][n])
     ours = np.c_[found["boxes"][n, :count], found["scores"][n, :count] * 20, found["classes"][n, :count] * 1000]
     labels = expected[f"{name}_labels"][n, :count] * 1000
     theirs = np.c_[expected[f"{name}_boxes"][n, :count], expected[f"{name}_scores"][n, :count] * 20, labels]
     apart = abs(ours[:, None] - theirs[None]).max(-1)
     assert apart.min(0).max() < 1e-3 and len(set(apart.argmin(0))) == count
-    assert not found["boxes"][n, count:].any() and (found["classes"][n, count:] == -1).all()
+    return apart.argmin(0)
 
 
 def masks_agree(found, expected, name, n, size):
+    """The mask of each of their detections is that of ours with its box, score and class."""
     count = int(expected[f"{name}_count"][n])
-    masks = np.unpackbits(expected[f"{name}_masks_packed"][n], axis=-1)[:, : size[0] * size[1]]
+    masks = np.unpackbits(expected[f"{name}_masks_packed"][n], axis=-1)[:count, : size[0] * size[1]]
     ours = to_numpy(paste(found["masks"][n], found["boxes"][n], size))[:count] >= 0.5
-    masks = masks[:count].reshape(-1, *size).astype(bool)
-    if name != "soft":  # with equal scores the order may differ
-        assert (ours[: len(masks)] != masks).sum() <= 0.002 * masks.sum()
+    alike(ours[found_for(found, expected, name, n)], masks.reshape(-1, *size).astype(bool))
+
+
+def alike(ours, theirs):
+    assert ours.shape == theirs.shape and (ours != theirs).sum() <= 0.002 * theirs.sum()
 
 
 def test_detections_of_other_sizes(detector, expected):
@@ -341,6 +353,19 @@ def test_a_picture_of_any_size(detector, expected):
     assert (small["boxes"] <= [50.01, 40.01, 50.01, 40.01]).all() and small["masks"].shape[1:] == (40, 50)
 
 
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_picture_that_was_enlarged(detector, expected, monkeypatch, n):
+    """In pixels of the given picture, which the reference made 1.28 times as large."""
+    size = tuple(expected["rescaled_ori_shape"])
+    enlarged = lambda picture, want: expected["image"][n] if want == (96, 128) else None  # noqa: E731
+    monkeypatch.setattr("keras_convnextv2.detection.tiling.resized", enlarged)
+    found = kc.detection.predict(detector(), np.zeros((*size, 3), "float32"), size=(128, 96))
+    count, batch = int(expected["rescaled_count"][n]), {name: np.stack([x] * 2) for name, x in found.items()}
+    masks = np.unpackbits(expected["rescaled_masks_packed"][n], axis=-1)[:count, : size[0] * size[1]]
+    assert len(found["scores"]) == count
+    alike(found["masks"][found_for(batch, expected, "rescaled", n)], masks.reshape(-1, *size).astype(bool))
+
+
 @pytest.mark.parametrize("options, message", [
     ({"classes": 0}, "classes must be a positive int"), ({"proposals": 0}, "proposals must be a positive int"),
     ({"nms_threshold": 1.5}, "nms_threshold must be in 0..1"), ({"mask_convs": -1}, "mask_convs must be at least 0"),
@@ -359,6 +384,30 @@ def test_bad_targets():
         model.losses_of(images, targets)
 
 
+@pytest.mark.parametrize("wrong", [2, 3, -1])
+def test_classes_that_are_none_are_errors(wrong):
+    model, (images, targets) = small(masks=False), drawn()
+    del targets["masks"]
+    targets["classes"][1, 0] = wrong
+    model.compile(keras.optimizers.SGD(0.0))
+    message = rf"classes must be in 0..1, counted from 0. Received: {wrong}, picture 1, object 0"
+    for use in (model.losses_of, model.fit):
+        with pytest.raises(ValueError, match=message):
+            use(images, targets)
+
+
+def test_classes_that_are_none_are_left_out_where_a_compiler_hides_them(monkeypatch):
+    model, (images, targets) = small(masks=False, **ALL), drawn()
+    del targets["masks"]
+    targets["classes"][1, 0] = 2  # the background's number
+    without = {**targets, "valid": targets["valid"].copy()}
+    without["valid"][1, 0] = False
+    monkeypatch.setattr("keras_convnextv2.detection.mask_rcnn.known", lambda x: None)
+    found = [values_of(lambda given=given: model.losses_of(images, given), model) for given in (targets, without)]
+    for name, x in found[0].items():
+        close(x, to_numpy(found[1][name]), 1e-6, name)
+
+
 def test_odd_targets():
     """No object at all, an empty box among others, bits of 255, keys of the user's own."""
     model, (images, targets) = small(), drawn()
@@ -370,7 +419,7 @@ def test_odd_targets():
 
     for name, x in values_of(lambda: model.losses_of(images, nothing), model).items():
         assert np.isfinite(to_numpy(x)).all(), name
-    ours, theirs = (_objects(given, images.shape[1:3], True) for given in (odd, empty))
+    ours, theirs = (_objects(given, images.shape[1:3], 2, True) for given in (odd, empty))
     assert set(ours) == set(theirs) == {*targets, "mask_boxes"}
     for name in ours:
         np.testing.assert_array_equal(to_numpy(ours[name]), to_numpy(theirs[name]), err_msg=name)
@@ -388,6 +437,22 @@ def test_a_padded_batch_without_objects_on_tensorflow():
     data = tf.data.Dataset.from_generator(lambda: zip(images, rows, strict=True), output_signature=signature)
     data = data.padded_batch(2).apply(tf.data.experimental.assert_cardinality(1))
     assert np.isfinite(model.fit(data, verbose=0).history["loss"]).all()
+
+
+def test_an_fcmae_begins_a_training(tmp_path):
+    fcmae = kc.FCMAE(kc.ConvNeXtV2((1, 1), (8, 12), include_top=False, input_shape=(32, 48, 3)), decoder_dim=4)
+    fcmae.save_weights(tmp_path / "fcmae.weights.h5")
+    (images, targets), encoder = drawn(), {path: to_numpy(v) for path, v in variables_of(fcmae.backbone).items()}
+    model = small()
+    kc.load_weights(model, tmp_path / "fcmae.weights.h5")
+    for started in (kc.MaskRCNN(fcmae.backbone, 2, **SMALL), model):
+        ours = {path: to_numpy(v) for path, v in variables_of(started).items()}
+        assert set(encoder) < set(ours)
+        for path, value in encoder.items():
+            np.testing.assert_array_equal(ours[path], value, err_msg=path)
+    model.compile(keras.optimizers.SGD(0.01))
+    assert np.isfinite(model.fit(images, targets, batch_size=2, verbose=0).history["loss"]).all()
+    assert (to_numpy(variables_of(model)["stem/conv/kernel"]) != encoder["stem/conv/kernel"]).any()
 
 
 def test_weights_of_samples_and_a_summary():
@@ -408,8 +473,47 @@ def test_a_model_of_one_size_looks_by_tiles_of_it():
         assert found["masks"].shape[1:] == size
     with pytest.raises(ValueError, match=r"picture must have 3 channels. Received: shape \(20, 30, 1\)"):
         kc.detection.predict(model, np.zeros((20, 30, 1)))
-    with pytest.raises(ValueError, match="size must be two sides, .* Received: 64"):
-        kc.detection.predict(model, np.zeros((20, 30, 3)), size=64)
+
+
+def test_masks_of_a_large_scene_can_stay_small(monkeypatch):
+    model, scene, rng = small(), np.zeros((512, 512, 3), "uint8"), np.random.default_rng(0)
+    answer = {"boxes": np.tile(rng.uniform(0, 64, (1, 20, 2)), 2), "scores": rng.random((1, 20))}
+    answer |= {"classes": np.zeros((1, 20), "int32"), "count": [20], "masks": rng.random((1, 20, 28, 28))}
+    answer = {name: np.asarray(x, "float32" if name in ("boxes", "masks") else None) for name, x in answer.items()}
+    answer["boxes"][..., 2:] += 9
+    monkeypatch.setattr(model, "predict_on_batch", lambda inputs: answer)
+    looks = {"window": 64, "size": (128, 128), "merge": 1.0}
+    found, peaks = {}, {}
+    for pasted in (True, False):
+        tracemalloc.start()
+        found[pasted] = kc.detection.predict(model, scene, pasted=pasted, **looks)
+        peaks[pasted] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    masks, count = found[False]["masks"], len(found[True]["scores"])
+    assert count > 50 and masks.shape == (count, 28, 28) and masks.dtype == np.float32
+    np.testing.assert_array_equal(list(each_pasted(masks, found[False]["boxes"], (512, 512))), found[True]["masks"])
+    assert peaks[True] > count * 512 * 512 > 2 * peaks[False]
+
+
+@pytest.mark.parametrize("picture, options, message", [
+    (np.zeros((0, 50, 3)), {}, r"picture must be \(height, width, channels\). Received: shape \(0, 50, 3\)"),
+    (np.zeros((20, 30, 3), complex), {}, "picture must be of real numbers. Received: dtype complex128"),
+    (np.full((20, 30, 3), np.nan), {}, "picture must have finite values"),
+    (np.full((20, 30, 3), 0.5), {}, "picture must be of 0..255, .* Received: float64 up to 0.5. Multiply it by 255"),
+    (None, {"window": 4}, "window must be a side in whole pixels, or .*, of 8 at least. Received: 4"),
+    (None, {"window": (16, 2.5)}, r"window must be a side in whole pixels, or .*, of 8 at least. Received: \(16, 2.5\)"),
+    (None, {"window": 16, "stride": 0}, "stride must be a side in whole pixels, or .*, of 1 at least. Received: 0"),
+    (None, {"stride": 8}, "stride needs a window, from which it is counted. Received: stride=8"),
+    (None, {"size": 64}, "size must be two sides in whole pixels, of 1 at least. Received: 64"),
+    (None, {"size": (0, 9)}, r"size must be two sides in whole pixels, of 1 at least. Received: \(0, 9\)"),
+    (None, {"keep_ratio": False}, "size must be two sides in whole pixels, of 1 at least. Received: None"),
+    (None, {"merge": -0.1}, "merge must be in 0..1. Received: -0.1"),
+    (None, {"mask_threshold": 50}, "mask_threshold must be in 0..1. Received: 50"),
+])  # fmt: skip
+def test_odd_pictures_and_options_of_predictions(picture, options, message):
+    picture = np.zeros((20, 30, 3), "uint8") if picture is None else picture
+    with pytest.raises(ValueError, match=f"^{message}"):
+        kc.detection.predict(small(), picture, **options)
 
 
 @pytest.mark.slow

@@ -72,6 +72,19 @@ def test_soft_suppression(expected, name, scores, overlap, least):
     assert (found["classes"][len(inds) :] == -1).all() and not found["boxes"][len(inds) :].any()
 
 
+def test_soft_suppression_of_equal_scores_and_of_classes(expected):
+    boxes, options = expected["nms_boxes"][:, None], {"count": 61, "overlap": 0.5, "soft": True}
+    kinds = expected["nms_classes"][:, None] == np.arange(expected["nms_classes"].max() + 1)
+    of_classes = np.where(kinds, expected["soft_scores"][:, None], 0.0).astype("float32")
+    found, dets = selected(boxes, of_classes, **options), expected["batched_soft_dets"]
+    assert found["count"] == len(dets) and list(found["rows"][: len(dets)]) == list(expected["batched_soft_keep"])
+    close(np.c_[found["boxes"], found["scores"]][: len(dets)], dets)
+    # of two with one score either may lower the other, by as much
+    found, dets = selected(boxes, expected["nms_scores"][:, None], **options), expected["soft_ties_dets"]
+    assert found["count"] == len(dets) and set(found["rows"][: len(dets)]) == set(expected["soft_ties_inds"])
+    close(np.sort(found["scores"][: len(dets)]), np.sort(dets[:, 4]))
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_selection_of_all_classes(expected, soft):
     name = "mc_soft" if soft else "mc"
@@ -121,7 +134,9 @@ def test_levels(expected):
 def test_masks_into_pictures(expected):
     soft = roi.paste(expected["paste_probs"], expected["paste_boxes"], tuple(expected["paste_hw"]))
     close(soft, expected["paste_soft"], 1e-5)
-    assert (to_numpy(soft) >= 0.5).sum() == expected["paste_mask"].sum()
+    clear = abs(expected["paste_soft"] - 0.5) > 1e-5
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal((to_numpy(soft) >= 0.5)[clear], expected["paste_mask"][clear])
 
 
 def test_mask_targets(expected):

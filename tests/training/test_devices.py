@@ -69,6 +69,31 @@ def test_a_bad_sample_of_any_device_skips_the_step_on_all(row):
     assert_same(values(one), values(two), rtol=1e-4, atol=1e-6)
 
 
+def signed_sum(model, batch):
+    return batch["signs"] * keras.ops.sum(model(batch["images"], training=True), axis=-1)
+
+
+def stepped(devices, signs):
+    """(loss of a step, seeds after it) of a model with random numbers in it, on equal pictures."""
+    with devices.scope():
+        model = small_model()
+        model.averages_samples = True  # as of a detector: on JAX each device computes its own losses
+        step = make_step(model, AdamW(0.0), signed_sum, devices=devices)
+    images = np.repeat(batches(1, size=1)[0]["images"], len(signs), axis=0)
+    (report,) = run(step, [{"images": images, "signs": np.array(signs, "float32")}], rate=0.0)
+    (seeds,) = (value for key, value in values(step).items() if "seed" in key)
+    return report["loss"], seeds
+
+
+@several
+def test_devices_draw_numbers_of_their_own():
+    one, seeds = stepped(OneDevice(), [1])
+    for signs, same in (([1, 0], True), ([0, 1], False)):
+        loss, after = stepped(two_devices(), signs)
+        assert (2 * loss == pytest.approx(one, rel=1e-5)) == same  # the first draws what one alone draws
+        np.testing.assert_array_equal(after, seeds)
+
+
 @several
 @pytest.mark.parametrize("count", [6, 7])
 def test_predictions_of_two_devices_are_those_of_one(count):

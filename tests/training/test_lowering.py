@@ -6,14 +6,20 @@ import pytest
 from keras import ops
 
 from keras_convnextv2 import kernels
+from tests.training.test_detect import CONFIG as DETECT
 from tests.training.test_programs import DATA, FINETUNE, PRETRAIN, quiet
-from training import finetune, pretrain
+from training import detect, finetune, pretrain
 from training.devices import ONE
 from training.run import make_step_of
 
 BACKEND = keras.backend.backend()
-PROGRAMS = {"pretrain": (pretrain.prepare, PRETRAIN), "finetune": (finetune.prepare, FINETUNE)}
-programs = pytest.mark.parametrize("program", PROGRAMS)
+PROGRAMS = {
+    "pretrain": (pretrain.prepare, PRETRAIN),
+    "finetune": (finetune.prepare, FINETUNE),
+    "detect": (detect.prepare, DETECT),
+}
+SLOW = {"detect": pytest.mark.slow}  # minutes of compilation
+programs = pytest.mark.parametrize("program", [pytest.param(name, marks=SLOW.get(name, ())) for name in PROGRAMS])
 
 
 def step_and_batch(program, **changes):
@@ -50,6 +56,18 @@ def test_the_step_compiles_with_static_shapes_alone(program):
     assert shapes and all(shape.is_fully_defined() for shape in shapes)
     _, report = step.run(None, step.put(rows), 0.1)
     assert np.isfinite(ops.convert_to_numpy(report["loss"]))
+
+
+def test_a_detector_steps_in_float16():
+    step, rows = step_and_batch("detect", dtype="mixed_float16", accumulation=1)
+    state, before = step.start(), [ops.convert_to_numpy(v) for v in step.model.trainable_variables]
+    for _ in range(3):  # a scale that is too large at first is halved
+        state, report = step.run(state, step.put(rows), 0.01)
+    step.store(state)
+    assert int(report["skipped"]) < 3 and np.isfinite(ops.convert_to_numpy(report["loss"]))
+    after = [ops.convert_to_numpy(v) for v in step.model.trainable_variables]
+    assert all(x.dtype == np.float32 and np.isfinite(x).all() for x in after)
+    assert any((x != y).any() for x, y in zip(before, after, strict=True))
 
 
 def arguments(step, rows):

@@ -48,6 +48,8 @@ class Objects:
     def masks(self, size):
         """bool (n, H, W) for a picture of this size, or None where only boxes are known.
 
+        One that is not trained on and has no mask has that of its box.
+
         Raises:
             ValueError: a mask of another size, a damaged one, one that is lacking beside others; names it.
         """
@@ -104,6 +106,8 @@ class Stated:
         whole = (boxes[:, 2:] > boxes[:, :2]).all(1)
         keep, changed = np.flatnonzero(whole), np.flatnonzero(whole & (boxes != stated).any(1))
         none = np.zeros(len(stated), bool)
+        untrained = (none if self.crowd is None else self.crowd) | (none if self.difficult is None else self.difficult)
+        alone = self.segmentations is None and not untrained[keep].all()
         chosen = lambda values, otherwise: np.asarray(otherwise if values is None else values)[keep]  # noqa: E731
         return Objects(
             boxes[keep].astype("float32"),
@@ -111,17 +115,22 @@ class Stated:
             chosen(self.difficult, none).astype(bool),
             chosen(self.crowd, none).astype(bool),
             chosen(self.area, areas(boxes)).astype("float32"),
-            None if self.segmentations is None else lambda size: self._drawn(keep, size),
+            None if alone else lambda size: self._drawn(keep, boxes[keep], untrained[keep], size),
             self.name,
             tuple(self.ids[k] for k in changed),
             tuple(self.ids[k] for k in np.flatnonzero(~whole)),
         )
 
-    def _drawn(self, which, size):
+    def _drawn(self, which, boxes, untrained, size):
         masks = np.zeros((len(which), *size[::-1]), bool).swapaxes(1, 2)  # in columns, as all of them are stored
         for row, k in enumerate(which):
+            segmentation = None if self.segmentations is None else self.segmentations[k]
+            if segmentation is None and untrained[row]:
+                first, last = np.floor(boxes[row, :2]).astype(int), np.ceil(boxes[row, 2:]).astype(int)
+                masks[row, first[1] : last[1], first[0] : last[0]] = True
+                continue
             try:
-                masks[row] = mask_of(self.segmentations[k], size)
+                masks[row] = mask_of(segmentation, size)
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(f"{self._called(k)}: {error}".replace("\n", " ")) from error
         return masks
@@ -195,10 +204,12 @@ def mask_of(segmentation, size):
 
 def _of_runs(segmentation, size):
     """By numpy: where runs do not fill the picture, pycocotools leaves the rest as the memory was."""
-    found, counts = tuple(segmentation["size"]), segmentation["counts"]
-    if found != tuple(size):
+    found, counts = segmentation.get("size"), segmentation.get("counts")
+    if not isinstance(found, list | tuple) or counts is None:
+        raise ValueError(f"an RLE must have size (height, width) and counts. Received: {str(segmentation)[:80]}")
+    if (found := tuple(found)) != tuple(size):
         raise ValueError(f"its mask must have the size of the picture, {tuple(size)}. Received: {found}")
-    runs = np.array(counts if isinstance(counts, list) else runs_of(counts), "int64")
+    runs = np.array(runs_of(counts) if isinstance(counts, str | bytes) else counts, "int64")
     if runs.sum() != size[0] * size[1] or (runs < 0).any():
         raise ValueError(f"the runs of its mask must fill {size[0] * size[1]} pixels. Received: {runs.sum()}")
     columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs)  # column after column
@@ -261,7 +272,8 @@ def require_objects(source, say, *, masks=False, lacking=False):
 
 def _checked(masks, lacking, picture, objects):
     if masks and not (lacking and objects.draw is None):
-        require_masks(objects, objects.masks(picture.size))
+        trained = objects.only(objects.trained)
+        require_masks(trained, trained.masks(picture.size))
     return objects
 
 

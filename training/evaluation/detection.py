@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_convnextv2.detection import coco_metrics, voc_average_precision
 from keras_convnextv2.detection import predict as found_in
+from keras_convnextv2.detection.tiling import each_pasted
 
 DETECTIONS_OF_COCO = 100  # a photo, at least: what COCO's numbers count
 NUMBERS = {"ap": "ap", "ap50": "ap50", "ap75": "ap75"}  # of COCO's twelve, those that a log shows
@@ -41,7 +42,7 @@ def results(finder, source, look, done=None):
     truths, detections = [], []
     for index in range(source.count):
         picture, objects = source.opened(index)
-        found = found_in(finder, picture.array, **look)
+        found = found_in(finder, picture.array, **look, pasted=False)
         truth = {"boxes": objects.boxes, "classes": objects.classes, "area": objects.area, "size": picture.size}
         truth["crowd"] = ~objects.trained  # what is not trained on counts neither way
         masks = objects.masks(picture.size) if "masks" in found else None
@@ -49,7 +50,7 @@ def results(finder, source, look, done=None):
             found.pop("masks", None)
         else:
             truth["masks"] = [_encoded(mask) for mask in masks]
-            found["masks"] = [_encoded(mask) for mask in found["masks"]]
+            found["masks"] = [_encoded(mask) for mask in each_pasted(found["masks"], found["boxes"], picture.size)]
         truths.append(truth)
         detections.append(found)
         if done:

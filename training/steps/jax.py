@@ -49,7 +49,11 @@ class Step(BaseStep):
         """
 
         def of_one(weights, fixed, batch, size):
-            (loss, fixed), gradients = jax.value_and_grad(self.loss, has_aux=True)(weights, fixed, batch, size)
+            def work(fixed):
+                (loss, fixed), gradients = jax.value_and_grad(self.loss, has_aux=True)(weights, fixed, batch, size)
+                return loss, fixed, gradients
+
+            loss, fixed, gradients = self.with_own_draws(jax.lax.axis_index(axes), fixed, work)
             return *jax.lax.psum((loss, gradients), axes), fixed  # the seeds are the same everywhere
 
         mesh, rows = self.devices.parted.mesh, self.devices.parted.spec

@@ -6,6 +6,8 @@ from keras import ops
 
 FIRST_SCALE = 2**15  # of the loss, for float16
 SCALE_STEPS = 2000  # good ones in a row double it
+APART = 0x9E3779B9  # between the seeds of devices: 2**32 / the golden ratio, so that no two seeds of a model meet
+SEEDS = "seed_generator_state"  # what Keras calls the state of a generator: a seed and a counter
 
 
 class BaseStep:
@@ -87,6 +89,20 @@ class BaseStep:
         for part in range(self.accumulation):
             done = work_off(done, {key: rows[part] for key, rows in parts.items()})
         return done
+
+    def with_own_draws(self, device, fixed, work):
+        """`work(fixed)`, which returns (loss, fixed, gradients), with random numbers of the device's own.
+
+        Those of device 0 are what one device alone draws. The seeds come back as all devices have them, counted on.
+        """
+
+        def moved(values, change):
+            names = (v.name for v in self.groups["fixed"])
+            pairs = zip(values, names, strict=True)
+            return [change(x, _apart(device, x.dtype)) if name == SEEDS else x for x, name in pairs]
+
+        loss, fixed, gradients = work(moved(fixed, ops.add))
+        return loss, moved(fixed, ops.subtract), gradients
 
     shares = 1  # so many batches as `accumulate` sees make the global one
 
@@ -200,6 +216,12 @@ def exact(outputs):
         return ops.cast(x, "float32") if keras.backend.is_float_dtype(x.dtype) else x
 
     return keras.tree.map_structure(cast, outputs)
+
+
+def _apart(device, dtype):
+    """What is added to the (seed, counter) of a device."""
+    shift = ops.cast(device, dtype) * ops.convert_to_tensor(APART, dtype)
+    return ops.stack([shift, ops.zeros_like(shift)])
 
 
 def _number(value, name, dtype="int32"):

@@ -46,6 +46,13 @@ class Step(BaseStep):
     def put(self, rows):
         return self.devices.rows(rows) if self.replicas else super().put(rows)
 
+    def accumulate(self, values, batch):
+        if not self.replicas:
+            return super().accumulate(values, batch)
+        device = tf.distribute.get_replica_context().replica_id_in_sync_group
+        work = lambda fixed: super(Step, self).accumulate({**values, "fixed": fixed}, batch)  # noqa: E731
+        return self.with_own_draws(device, values["fixed"], work)
+
     def reduce(self, loss, fixed, gradients):
         if not self.replicas:
             return loss, fixed, gradients

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import pickle
 import tarfile
 
 import numpy as np
@@ -163,12 +164,74 @@ def test_boxes_are_clipped_or_dropped_with_a_count(tmp_path):
         ({"segmentation": {"size": [24, 20], "counts": [5, 3]}}, "runs of its mask must fill 480 pixels. Received: 8"),
         ({"segmentation": {"size": [24, 20], "counts": "63"}}, "object 7: the runs of its mask must fill 480 pixels"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "object 7: its polygons must have as many y as x"),
+        (
+            {"segmentation": [[1, 2, 3, 4, 5, "x"]]},
+            "annotation 7: a list of numbers is needed. Received: .1, 2, 3, 4, 5, 'x'",
+        ),
+        (
+            {"segmentation": [SQUARE, [1, 2, 3, 4, 5, float("nan")]]},
+            "annotation 7: its polygons must be finite numbers",
+        ),
+        ({"segmentation": "x"}, "annotation 7: its segmentation must be polygons or an RLE. Received: 'x'"),
+        (
+            {"segmentation": {"counts": [480]}},
+            r"object 7: an RLE must have size \(height, width\) and counts. Received: ",
+        ),
+        ({"area": float("inf")}, "annotation 7: its area must be a finite number. Received: inf"),
+        ({"image_id": [1]}, r"annotation 7: its image_id must have a row. Received: \[1\]"),
     ],
 )
 def test_a_bad_annotation_is_named(tmp_path, row, message):
     coco_tree(tmp_path, [{**annotation(7, 1, 3, [1, 2, 3, 4]), **row}])
     with pytest.raises(ValueError, match=message):
         opened(open_objects(f"folder:{tmp_path}", "train"), 0)
+
+
+def test_what_is_ignored_is_left_out_of_training_alone(tmp_path):
+    rows = [annotation(7, 1, 3, [1, 2, 3, 4], ignore=1), annotation(8, 1, 3, [1, 2, 3, 4], ignore=0)]
+    coco_tree(tmp_path, rows)
+    write_coco(tmp_path / "annotations" / "val.json", rows)
+    assert [len(opened(open_objects(f"folder:{tmp_path}", split), 0)[0]) for split in ("train", "val")] == [1, 2]
+
+
+def test_crowds_and_difficult_objects_need_no_mask(tmp_path):
+    box = [1.5, 2, 3, 4]
+    rows = [annotation(7, 1, 3, [4, 6, 6, 8], segmentation=[SQUARE]), annotation(8, 1, 3, box, iscrowd=1)]
+    coco_tree(tmp_path, [*rows, annotation(9, 2, 3, box, iscrowd=1)])
+    source = open_objects(f"folder:{tmp_path}", "train")
+    require_objects(source, print, masks=True)
+    for index in range(2):
+        objects, masks = opened(source, index)
+        np.testing.assert_array_equal(boxes_of(masks)[-1], [1, 2, 5, 6])
+        assert len(objects.only(objects.trained).masks(SIZE)) == 1 - index
+    hard = Stated(name="x", ids=(0,), boxes=np.array([[0, 0, 4, 4]]), classes=[0], difficult=np.array([True]))
+    assert hard.within(SIZE).masks(SIZE).sum() == 16
+
+
+def test_numbers_of_polygons_stay_what_they_are(tmp_path):
+    from pycocotools import mask as coder
+
+    rng = np.random.default_rng(0)
+    for decimals in (0, 2, 9):
+        polygons = [[np.round(rng.uniform(0, 19, 2 * n), decimals).tolist() for n in (5, 9)] for _ in range(6)]
+        rows = [annotation(k, 1 + k % 2, 3, [1, 2, 3, 4], segmentation=x) for k, x in enumerate(polygons)]
+        coco_tree(tmp_path, rows)
+        source = open_objects(f"folder:{tmp_path}", "train")
+        masks = np.concatenate([opened(source, index)[1] for index in range(2)])
+        wanted = [coder.decode(coder.merge(coder.frPyObjects(polygons[k], *SIZE))) for k in (0, 2, 4, 1, 3, 5)]
+        np.testing.assert_array_equal(masks, wanted)
+
+
+def test_a_worker_process_gets_a_fraction_of_a_file(tmp_path):
+    import cloudpickle  # what grain hands a source over with
+
+    polygon = np.round(np.linspace(0, 19, 40), 2).tolist()
+    rows = [annotation(k, 1, 3, [1.25, 2.5, 3, 4], segmentation=[polygon], area=12.5) for k in range(2000)]
+    coco_tree(tmp_path, rows)
+    source = open_objects(f"folder:{tmp_path}", "train")
+    copy = cloudpickle.dumps(source)
+    assert len(copy) < 0.65 * (tmp_path / "annotations" / "train.json").stat().st_size
+    assert len(pickle.loads(copy).opened(0)[1]) == 2000
 
 
 def test_a_mask_that_lacks_beside_others_and_lacking_masks_are_named(tmp_path):
@@ -224,7 +287,33 @@ def test_a_lacking_picture_is_named_with_its_id(tmp_path):
         ("{", "cannot read the annotations .*train.json: Expecting"),
         ("[]", "train.json must have lists of images, annotations and categories. Received: no images"),
         ('{"images": [], "annotations": [], "categories": []}', "train.json must have images. Received: none"),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "an id of its own and file_name. .*'id': 1"),
+        (
+            '{"images": [{"id": 1}], "annotations": [], "categories": []}',
+            "train.json: each row of images must have an id and a file_name. Received: {'id': 1}",
+        ),
+        (
+            '{"images": [7], "annotations": [], "categories": []}',
+            "train.json: each row of images must have an id and a file_name. Received: 7",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [[]], "categories": []}',
+            r"train.json: annotations must be objects. Received: \[\], number 0",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}],'
+            ' "annotations": [], "categories": []}',
+            "each row of images must have an id of its own. Received: 1 twice",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}], "annotations": [], '
+            '"categories": [{"id": 3, "name": "car"}, {"id": 5, "name": "car"}]}',
+            "train.json: categories must have names of their own. Received: 'car' for the ids 3 and 5",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "a", "height": "24", "width": 20}],'
+            ' "annotations": [], "categories": []}',
+            r"image 1: its height and width must be numbers. Received: \('24', 20\)",
+        ),
     ],
 )
 def test_a_broken_json_is_named(tmp_path, text, message):
