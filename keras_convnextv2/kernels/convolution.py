@@ -131,12 +131,24 @@ def _matrix_product(x, kernel, bias):
 
 def patch_conv_transpose(x, kernel, bias):
     """The other way, each position to a patch of its own: (B, H, W, C), (k, k, D, C), (D,) -> (B, k * H, k * W, D)"""
-    return choose({"plain": _patch_conv_transpose_plain, "xla": _patches_of_positions})(x, kernel, bias)
+    forms = {
+        "plain": _patch_conv_transpose_plain,
+        "xla": _patches_of_positions,
+        "torch": _patch_conv_transpose_torch,
+    }
+    return choose(forms)(x, kernel, bias)
 
 
 def _patch_conv_transpose_plain(x, kernel, bias):
     strides = kernel.shape[0]
     return ops.conv_transpose(x, kernel, strides=strides, padding="valid", data_format="channels_last") + bias
+
+
+def _patch_conv_transpose_torch(x, kernel, bias):
+    import torch.nn.functional as F
+
+    y = F.conv_transpose2d(x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, stride=kernel.shape[0])
+    return y.permute(0, 2, 3, 1).contiguous()
 
 
 def _patches_of_positions(x, kernel, bias):
@@ -151,11 +163,20 @@ def _patches_of_positions(x, kernel, bias):
 def same_conv(x, kernel):
     """Stride 1, zero padding that keeps the size, odd kernels: (B, H, W, C), (k, k, C, D) -> (B, H, W, D)."""
     static = None not in x.shape
-    return choose({"plain": _same_conv_plain, "xla": _same_conv_xla}, static)(x, kernel)
+    forms = {"plain": _same_conv_plain, "xla": _same_conv_xla, "torch": _same_conv_torch}
+    return choose(forms, static)(x, kernel)
 
 
 def _same_conv_plain(x, kernel):
     return ops.conv(x, kernel, padding="same", data_format="channels_last")
+
+
+def _same_conv_torch(x, kernel):
+    import torch.nn.functional as F
+
+    # Keras' own copies the input into the other memory format and back.
+    y = F.conv2d(x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), padding=kernel.shape[0] // 2)
+    return y.permute(0, 2, 3, 1).contiguous()
 
 
 def _same_conv_xla(x, kernel):
