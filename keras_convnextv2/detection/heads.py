@@ -6,9 +6,9 @@ import keras
 from keras import ops
 
 from keras_convnextv2.detection.arrays import count_of
-from keras_convnextv2.detection.neck import convolution
 from keras_convnextv2.layers import Dense
 from keras_convnextv2.layers.composite import Composite, plain
+from keras_convnextv2.layers.conv import PatchConv2DTranspose, convolution
 from keras_convnextv2.layers.dense import checked_names
 from keras_convnextv2.layers.initial import InitialNormal
 
@@ -122,7 +122,7 @@ class MaskHead(Composite):
         deviation = math.sqrt(2 / (9 * self.dim))  # He's, by the fan out
         kinds = {"activation": "relu", "dtype": self.dtype_policy}
         self.convolutions = [convolution(self.dim, 3, deviation, f"conv_{n}", **kinds) for n in range(self.convs)]
-        self.upsample = keras.layers.Conv2DTranspose(
+        self.upsample = PatchConv2DTranspose(
             self.dim,
             2,
             strides=2,

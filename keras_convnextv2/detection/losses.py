@@ -52,20 +52,30 @@ def box_losses(logits, deltas, classes, wanted, positive, valid):
 
 
 @of_arrays
-def mask_loss(logits, classes, masks, positive):
-    """Of the mask head: binary cross-entropy of the true class's mask, a mean over positions and positive samples.
+def mask_errors(logits, classes, masks, positive):
+    """Binary cross-entropy of the true class's mask, a mean over positions.
 
     Args:
         logits: (B, n, h, w, classes).
         classes: (B, n) int.
         masks: (B, n, h, w), 0 or 1.
+    Returns:
+        (B, n), zero where not positive
+    """
+    own = ops.take_along_axis(logits, ops.where(positive, classes, 0)[..., None, None, None], axis=-1)[..., 0]
+    errors = ops.mean(ops.softplus(own) - own * masks, axis=(2, 3))
+    return ops.where(positive, errors, 0.0)
+
+
+@of_arrays
+def mask_loss(errors, positive):
+    """Of the mask head: the mean of `mask_errors` over the positive samples.
+
     Source:
         mmdetection, mask_heads/fcn_mask_head.py.
     """
     divisor = ops.maximum(ops.mean(ops.sum(ops.cast(positive, "float32"), axis=1)), 1e-6)
-    own = ops.take_along_axis(logits, ops.where(positive, classes, 0)[..., None, None, None], axis=-1)[..., 0]
-    errors = ops.softplus(own) - own * masks
-    return _summed(ops.mean(errors, axis=(2, 3)), positive) / divisor
+    return ops.sum(errors, axis=1) / divisor
 
 
 def _summed(values, counts):

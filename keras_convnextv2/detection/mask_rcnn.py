@@ -1,5 +1,7 @@
 """Mask R-CNN: a detector of objects and their masks around a backbone."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -13,7 +15,7 @@ from keras_convnextv2.detection.heads import BoxHead, MaskHead, RPNHead
 from keras_convnextv2.detection.neck import FPN
 from keras_convnextv2.detection.proposals import IGNORED, RATIOS, anchors, assign, proposals_of, sample
 from keras_convnextv2.detection.roi import mask_targets, roi_align
-from keras_convnextv2.kernels.lengths import least_length
+from keras_convnextv2.kernels.lengths import least_length, of_those_in_front
 from keras_convnextv2.layers.composite import apply_settings, plain, settings_of
 from keras_convnextv2.layers.network import network_layers, stages_of, total_stride
 from keras_convnextv2.portable import AroundBackbone
@@ -280,13 +282,16 @@ class MaskRCNN(AroundBackbone, keras.Model):
         found = losses.box_losses(logits, deltas, classes, wanted, positive, valid)
         if self.mask_head:
             most = max(1, int(self.roi_samples * ROI_SHARE))  # they stand in front
-            most = least_length(positive[:, :most])
-            boxes, object_, classes, positive = (x[:, :most] for x in (boxes, object_, classes, positive))
-            logits = self.mask_head(self._features(maps, boxes, MASK_SIZE))
-            boxes = ops.where(positive[..., None], boxes, 0.0)  # a background's region could be any size in a mask
-            masks = mask_targets(objects["masks"], objects["mask_boxes"], boxes, object_, 2 * MASK_SIZE)
-            found["loss_mask"] = losses.mask_loss(logits, classes, masks, positive)
+            rows = [x[:, :most] for x in (positive, boxes, object_, classes)]
+            errors = of_those_in_front(functools.partial(self._mask_errors, maps, objects), rows[0], *rows)
+            found["loss_mask"] = losses.mask_loss(errors, rows[0])
         return found
+
+    def _mask_errors(self, maps, objects, positive, boxes, object_, classes):
+        logits = self.mask_head(self._features(maps, boxes, MASK_SIZE))
+        boxes = ops.where(positive[..., None], boxes, 0.0)  # a background's region could be any size in a mask
+        masks = mask_targets(objects["masks"], objects["mask_boxes"], boxes, object_, 2 * MASK_SIZE)
+        return losses.mask_errors(logits, classes, masks, positive)
 
     def _sampled(self, assigned, count, share):
         draws = keras.random.uniform(ops.shape(assigned), seed=self.seeds)

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_convnextv2.layers.composite import Composite, plain
-from keras_convnextv2.layers.initial import InitialNormal
+from keras_convnextv2.layers.conv import convolution
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
@@ -52,20 +52,6 @@ class FPN(Composite):
 
     def get_config(self):
         return {**super().get_config(), "dims": self.dims, "dim": self.dim}
-
-
-def convolution(dim, kernel_size, deviation, name, dtype, **options):
-    """A convolution that keeps the size, in the layout and with the first weights of this package."""
-    return keras.layers.Conv2D(
-        dim,
-        kernel_size,
-        padding="same",
-        data_format="channels_last",
-        kernel_initializer=InitialNormal(deviation),
-        dtype=dtype,
-        name=name,
-        **options,
-    )
 
 
 def nearest(x, size):

@@ -3,7 +3,7 @@
 Every operation has a plain form in `keras.ops` that defines it; the other forms give the same numbers faster somewhere.
 """
 
-from keras_convnextv2.kernels.convolution import depthwise, patch_conv
+from keras_convnextv2.kernels.convolution import depthwise, patch_conv, patch_conv_transpose, same_conv
 from keras_convnextv2.kernels.gather import keep_patches, put_patches_back
 from keras_convnextv2.kernels.norm import gelu_grn, grn, layer_norm
 from keras_convnextv2.kernels.pointwise import pointwise
@@ -21,9 +21,11 @@ __all__ = [
     "keep_patches",
     "layer_norm",
     "patch_conv",
+    "patch_conv_transpose",
     "plain_operations",
     "pointwise",
     "put_patches_back",
+    "same_conv",
     "share_of_replica",
     "sum_over_replicas",
     "tensor_of",

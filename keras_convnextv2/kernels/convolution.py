@@ -1,7 +1,8 @@
-"""The two convolutions of the network: depthwise with zero padding that keeps the size, and patch by patch."""
+"""Convolutions: the network's, depthwise with zero padding that keeps the size and patch by patch, and the heads'."""
 
 from keras import ops
 
+from keras_convnextv2.kernels.pointwise import rows_of, summed_products
 from keras_convnextv2.kernels.table import choose
 from keras_convnextv2.kernels.wall import behind_wall
 
@@ -126,3 +127,78 @@ def _matrix_product(x, kernel, bias):
     x = ops.reshape(x[:, : height * k, : breadth * k], (-1, height, k, breadth, k, channels))
     x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, height, breadth, k * k * channels))
     return ops.matmul(x, ops.reshape(kernel, (k * k * channels, dim))) + bias
+
+
+def patch_conv_transpose(x, kernel, bias):
+    """The other way, each position to a patch of its own: (B, H, W, C), (k, k, D, C), (D,) -> (B, k * H, k * W, D)"""
+    forms = {
+        "plain": _patch_conv_transpose_plain,
+        "xla": _patches_of_positions,
+        "torch": _patch_conv_transpose_torch,
+    }
+    return choose(forms)(x, kernel, bias)
+
+
+def _patch_conv_transpose_plain(x, kernel, bias):
+    strides = kernel.shape[0]
+    return ops.conv_transpose(x, kernel, strides=strides, padding="valid", data_format="channels_last") + bias
+
+
+def _patch_conv_transpose_torch(x, kernel, bias):
+    import torch.nn.functional as F
+
+    y = F.conv_transpose2d(x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, stride=kernel.shape[0])
+    return y.permute(0, 2, 3, 1).contiguous()
+
+
+def _patches_of_positions(x, kernel, bias):
+    # One product: XLA on a CPU takes 50 times as long for the kernel's gradient of the transposed convolution.
+    k, _, dim, channels = kernel.shape
+    height, width = ops.shape(x)[1:3]
+    x = ops.matmul(x, ops.reshape(ops.transpose(kernel, (3, 0, 1, 2)), (channels, k * k * dim)))
+    x = ops.transpose(ops.reshape(x, (-1, height, width, k, k, dim)), (0, 1, 3, 2, 4, 5))
+    return ops.reshape(x, (-1, height * k, width * k, dim)) + bias
+
+
+def same_conv(x, kernel):
+    """Stride 1, zero padding that keeps the size, odd kernels: (B, H, W, C), (k, k, C, D) -> (B, H, W, D)."""
+    static = None not in x.shape
+    forms = {"plain": _same_conv_plain, "xla": _same_conv_xla, "torch": _same_conv_torch}
+    return choose(forms, static)(x, kernel)
+
+
+def _same_conv_plain(x, kernel):
+    return ops.conv(x, kernel, padding="same", data_format="channels_last")
+
+
+def _same_conv_torch(x, kernel):
+    import torch.nn.functional as F
+
+    # Keras' own copies the input into the other memory format and back.
+    y = F.conv2d(x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), padding=kernel.shape[0] // 2)
+    return y.permute(0, 2, 3, 1).contiguous()
+
+
+def _same_conv_xla(x, kernel):
+    """The kernel's gradient is a product for each of its positions: XLA's own on a CPU takes 2 to 3 times that."""
+    convolve = _same_conv_plain if kernel.shape[0] > 1 else lambda x, kernel: ops.matmul(x, kernel[0, 0])
+
+    @ops.custom_gradient
+    def with_gradient(x, kernel):
+        def grad(*args, upstream=None):
+            dy = args[0] if upstream is None else upstream
+            dx = convolve(dy, ops.transpose(ops.flip(kernel, (0, 1)), (0, 1, 3, 2)))
+            return dx, _products_of_shifts(x, dy, kernel.shape[0])
+
+        return convolve(x, kernel), grad
+
+    return with_gradient(x, kernel)
+
+
+def _products_of_shifts(x, dy, side):
+    height, width = x.shape[1:3]
+    margin = (side // 2, side // 2)
+    padded, dy = ops.pad(x, ((0, 0), margin, margin, (0, 0))), rows_of(dy)
+    shifts = [padded[:, i : i + height, j : j + width] for i in range(side) for j in range(side)]
+    found = ops.stack([summed_products(rows_of(shift), dy) for shift in shifts])
+    return ops.reshape(found, (side, side, *found.shape[1:]))

@@ -1,8 +1,53 @@
 """How much of rows that are filled up is needed."""
 
+import keras
 from keras import ops
 
 from keras_convnextv2.kernels.table import choose, transforming
+
+PORTION = 16  # columns
+
+
+def of_those_in_front(function, there, *rows):
+    """`function(*rows)`, (B, N), of those columns of each (B, N, ...) alone that hold what is `there`, (B, N) bool.
+
+    Elsewhere it is zero, as the function must be too. Compiled by JAX it is compiled once, and runs for each portion of
+    columns that holds something; XLA of TensorFlow computes all.
+    """
+    count = there.shape[1]
+    if not _traced_by_jax(there) or count <= PORTION:
+        last = least_length(there)
+        return ops.pad(function(*(x[:, :last] for x in rows)), ((0, 0), (0, count - last)))
+    import jax
+
+    portions = -(-count // PORTION)
+    there, *rows = (_portions(x, portions) for x in (there, *rows))
+
+    def none(*rows):
+        return ops.zeros(rows[0].shape[:2], "float32")
+
+    def of_portion(carry, part):
+        there, *rows = part
+        return carry, jax.lax.cond(ops.any(there), function, none, *rows)
+
+    _, found = jax.lax.scan(of_portion, None, (there, *rows))
+    return ops.reshape(ops.swapaxes(found, 0, 1), (-1, portions * PORTION))[:, :count]
+
+
+def _portions(x, count):
+    """(B, N, ...) -> (count, B, PORTION, ...), with zeros at the end."""
+    margins = [(0, 0)] * len(x.shape)
+    margins[1] = (0, count * PORTION - x.shape[1])
+    x = ops.reshape(ops.pad(x, margins), (-1, count, PORTION, *x.shape[2:]))
+    return ops.swapaxes(x, 0, 1)
+
+
+def _traced_by_jax(x):
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return isinstance(x, jax.core.Tracer)
 
 
 def least_length(there):

@@ -33,19 +33,13 @@ def _pointwise_torch(x, kernel, bias):
 
 
 def _pointwise_xla(x, kernel, bias):
-    narrow_in = kernel.shape[0] <= kernel.shape[1]
-
     @ops.custom_gradient
     def product(x, kernel, bias):
-        rows = _rows(x)
+        rows = rows_of(x)
 
         def grad(*args, upstream=None):
-            dy = _rows(args[0] if upstream is None else upstream)
-            # Of the two tensors in the kernel's gradient one is transposed in memory: the narrower one.
-            if narrow_in:
-                dkernel = ops.matmul(ops.transpose(rows), dy)
-            else:
-                dkernel = ops.transpose(ops.matmul(ops.transpose(dy), rows))
+            dy = rows_of(args[0] if upstream is None else upstream)
+            dkernel = summed_products(rows, dy)
             dbias = ops.sum(ops.cast(dy, "float32"), axis=0)
             dx = ops.reshape(ops.matmul(dy, ops.transpose(kernel)), ops.shape(x))
             return dx, dkernel, ops.cast(dbias, bias.dtype)
@@ -55,6 +49,13 @@ def _pointwise_xla(x, kernel, bias):
     return product(x, kernel, bias)
 
 
-def _rows(x):
+def summed_products(rows, dy):
+    """(N, C), (N, D) -> (C, D): a kernel's gradient. One of the two is transposed in memory: the narrower one."""
+    if rows.shape[1] <= dy.shape[1]:
+        return ops.matmul(ops.transpose(rows), dy)
+    return ops.transpose(ops.matmul(ops.transpose(dy), rows))
+
+
+def rows_of(x):
     """(..., C) -> (N, C)"""
     return ops.reshape(x, (math.prod(ops.shape(x)[:-1]), x.shape[-1]))

@@ -16,11 +16,11 @@ def at_least(x, smallest, message):
 
 
 def tensor_of(variable):
-    """A variable's present tensor, cast as the layer that asks computes.
+    """A variable's present tensor, cast as the layer that asks computes; what is a tensor already stays as it is.
 
     On TensorFlow it must be read first: a custom gradient that is given a variable counts its gradient twice.
     """
-    value = variable.value
+    value = variable.value if isinstance(variable, keras.Variable) else variable
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

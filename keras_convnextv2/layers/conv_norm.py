@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_convnextv2.layers.batch_norm import BatchNorm
 from keras_convnextv2.layers.composite import Composite, plain
-from keras_convnextv2.layers.initial import InitialNormal
+from keras_convnextv2.layers.conv import convolution
 
 
 @keras.saving.register_keras_serializable(package="keras_convnextv2")
@@ -26,16 +26,8 @@ class ConvNorm(Composite):
         super().__init__(parts=parts, **kwargs)
         self.dim = plain(dim)
         self.kernel_size = plain(kernel_size)
-        self.conv = keras.layers.Conv2D(
-            self.dim,
-            self.kernel_size,
-            padding="same",
-            use_bias=False,
-            data_format="channels_last",
-            kernel_initializer=InitialNormal(math.sqrt(2 / (self.kernel_size**2 * self.dim))),
-            dtype=self.dtype_policy,
-            name="conv",
-        )
+        deviation = math.sqrt(2 / (self.kernel_size**2 * self.dim))
+        self.conv = convolution(self.dim, self.kernel_size, deviation, "conv", self.dtype_policy, use_bias=False)
         self.norm = BatchNorm(synchronized=synchronized, dtype=self.dtype_policy, name="norm")
         self.restore()
 

@@ -3,10 +3,26 @@
 import numpy as np
 from keras import ops
 
+from keras_convnextv2.kernels.table import choose
+
 
 def resized(x, size):
     """(B, h, w, C) -> (B, H, W, C), bilinear between the centres of pixels, as torch's `align_corners=False`."""
+    return choose({"plain": _resized_plain, "torch": _resized_torch})(x, size)
+
+
+def _resized_plain(x, size):
     return _along_both(_interpolation, x, size)
+
+
+def _resized_torch(x, size):
+    import torch.nn.functional as F
+
+    x = ops.convert_to_tensor(x)
+    if tuple(x.shape[1:3]) == tuple(size):
+        return x
+    y = F.interpolate(x.permute(0, 3, 1, 2), tuple(size), mode="bilinear", align_corners=False)
+    return y.permute(0, 2, 3, 1).contiguous()
 
 
 def pooled(x, bins):

@@ -501,7 +501,7 @@ def test_masks_of_a_large_scene_can_stay_small(monkeypatch):
     (np.full((20, 30, 3), np.nan), {}, "picture must have finite values"),
     (np.full((20, 30, 3), 0.5), {}, "picture must be of 0..255, .* Received: float64 up to 0.5. Multiply it by 255"),
     (None, {"window": 4}, "window must be a side in whole pixels, or .*, of 8 at least. Received: 4"),
-    (None, {"window": (16, 2.5)}, r"window must be a side in whole pixels, or .*, of 8 at least. Received: \(16, 2.5\)"),
+    (None, {"window": (16, 2.5)}, r"window must be a side in whole pixels, .* of 8 at least. Received: \(16, 2.5\)"),
     (None, {"window": 16, "stride": 0}, "stride must be a side in whole pixels, or .*, of 1 at least. Received: 0"),
     (None, {"stride": 8}, "stride needs a window, from which it is counted. Received: stride=8"),
     (None, {"size": 64}, "size must be two sides in whole pixels, of 1 at least. Received: 64"),

@@ -91,6 +91,19 @@ def test_patch_conv_drops_the_remainder(monkeypatch, form):
 
 
 @pytest.mark.parametrize("form", FAST)
+def test_patch_conv_transpose(monkeypatch, form):
+    arrays = [normal(2, 3, 5, 4), normal(2, 2, 6, 4, seed=1), normal(6, seed=2)]
+    assert_forms_agree(monkeypatch, form, kernels.patch_conv_transpose, arrays)
+
+
+@pytest.mark.parametrize("form", FAST)
+@pytest.mark.parametrize("side, channels, dim", [(1, 4, 6), (3, 4, 6), (3, 6, 4), (5, 3, 3)])
+def test_same_conv(monkeypatch, form, side, channels, dim):
+    arrays = [normal(2, 4, 7, channels), normal(side, side, channels, dim, seed=1)]
+    assert_forms_agree(monkeypatch, form, kernels.same_conv, arrays)
+
+
+@pytest.mark.parametrize("form", FAST)
 @pytest.mark.parametrize("shape, width", [((2, 3, 5, 4), 7), ((2, 6, 7), 4), ((2, 16, 9, 4), 7)])
 def test_pointwise(monkeypatch, form, shape, width):
     arrays = [normal(*shape), normal(shape[-1], width, seed=1), normal(width, seed=2)]
