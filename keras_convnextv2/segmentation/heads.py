@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
+from keras_convnextv2.kernels.resampling import pooled, resized
 from keras_convnextv2.layers import Dense
 from keras_convnextv2.layers.composite import Composite, plain
 from keras_convnextv2.layers.conv_norm import ConvNorm
 from keras_convnextv2.layers.initial import InitialNormal
-from keras_convnextv2.segmentation.resampling import pooled, resized
 
 CLASSIFIER_STDDEV = 0.01  # mmsegmentation, decode_heads/decode_head.py
 

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_convnextv2.segmentation.resampling import resized
+from keras_convnextv2.kernels.resampling import resized
 
 AVERAGES = ("all", "valid")
 

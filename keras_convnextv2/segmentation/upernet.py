@@ -5,12 +5,12 @@ from keras import ops
 
 from keras_convnextv2 import kernels
 from keras_convnextv2.backbone import pyramid
+from keras_convnextv2.kernels.resampling import resized
 from keras_convnextv2.layers.composite import apply_settings, plain, settings_of
 from keras_convnextv2.layers.network import network_layers, stages_of, total_stride
 from keras_convnextv2.portable import AroundBackbone
 from keras_convnextv2.segmentation.heads import FCNHead, UPerHead
 from keras_convnextv2.segmentation.losses import AVERAGES, pixel_loss
-from keras_convnextv2.segmentation.resampling import resized
 
 AUXILIARY_WEIGHT = 0.4  # mmsegmentation, configs/_base_/models/upernet_convnext.py
 

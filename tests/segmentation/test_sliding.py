@@ -9,8 +9,8 @@ from keras import ops
 
 import keras_convnextv2 as kc
 from keras_convnextv2 import pictures
+from keras_convnextv2.kernels.resampling import resized
 from keras_convnextv2.segmentation import sliding
-from keras_convnextv2.segmentation.resampling import resized
 
 CLASSES = 4
 

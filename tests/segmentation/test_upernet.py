@@ -12,10 +12,10 @@ import pytest
 from keras import ops
 
 import keras_convnextv2 as kc
+from keras_convnextv2.kernels.resampling import pooled, resized
 from keras_convnextv2.layers.batch_norm import BatchNorm
 from keras_convnextv2.layers.network import variables_of
 from keras_convnextv2.segmentation.losses import pixel_loss
-from keras_convnextv2.segmentation.resampling import pooled, resized
 from keras_convnextv2.weights.matching import expand, measure
 from keras_convnextv2.weights.rows import OWN, TABLES
 from tests.gradients import gradients_of, values_of
