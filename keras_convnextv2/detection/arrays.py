@@ -5,7 +5,7 @@ import functools
 import numpy as np
 from keras import ops, tree
 
-from keras_convnextv2.kernels.table import transforming
+from keras_convnextv2.kernels.values import is_known
 
 SHORTER = {"float64": "float32", "int64": "int32"}
 
@@ -34,12 +34,7 @@ def count_of(classes):
 
 def known(x):
     """The values of an array as numpy's, or None while a compiler or a transform traces what is done with them."""
-    if transforming():
-        return None
-    try:
-        return ops.convert_to_numpy(x)
-    except (NotImplementedError, TypeError):  # TensorFlow's and JAX's words for it
-        return None
+    return ops.convert_to_numpy(x) if is_known(x) else None
 
 
 def least(*sizes):

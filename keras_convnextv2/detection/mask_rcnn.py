@@ -319,13 +319,15 @@ class MaskRCNN(AroundBackbone, keras.Model):
 
 def _objects(targets, size, count, masks):
     """The targets as tensors of the kinds that the losses take; a mask without a region covers all of the picture."""
+    if not isinstance(targets, dict):
+        raise ValueError(f"targets must be a dict of {', '.join(TARGETS)}. Received: {type(targets).__name__}.")
     found = {name: ops.convert_to_tensor(x) for name, x in targets.items() if name in TARGETS}
     if lacking := {"boxes", "classes", "valid", *(["masks"] if masks else [])} - set(found):
         raise ValueError(f"targets must have boxes, classes, valid, and masks for masks. Lacking: {sorted(lacking)}.")
     kinds = {"boxes": "float32", "classes": "int32", "valid": "bool"}
     found |= {name: ops.cast(found[name], kind) for name, kind in kinds.items()}
-    found["valid"] = found["valid"] & ops.all(found["boxes"][..., 2:] > found["boxes"][..., :2], axis=-1)
     _require_classes(found["classes"], found["valid"], count)
+    found["valid"] = found["valid"] & ops.all(found["boxes"][..., 2:] > found["boxes"][..., :2], axis=-1)
     found["valid"] = found["valid"] & (found["classes"] >= 0) & (found["classes"] < count)  # `count` is the background
     if found["boxes"].shape[1] in (0, None):  # perhaps of no picture an object: a place for one, which is none
         found = {name: ops.pad(x, [(0, 0), (0, 1), *[(0, 0)] * (len(x.shape) - 2)]) for name, x in found.items()}
@@ -348,6 +350,8 @@ def _require_classes(classes, valid, count):
     classes, valid = known(classes), known(valid)
     if classes is None or valid is None:
         return
+    if np.ndim(classes) != 2 or classes.shape != valid.shape:
+        raise ValueError(f"classes and valid must both be (B, M). Received: {classes.shape} and {valid.shape}.")
     wrong = valid.astype(bool) & ((classes < 0) | (classes >= count))
     for picture, number in np.argwhere(wrong)[:1]:
         rule = f"classes must be in 0..{count - 1}, counted from 0"

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_convnextv2.kernels.table import choose, transforming
+from keras_convnextv2.kernels.values import is_known
 
 PORTION = 16  # columns
 
@@ -14,8 +15,8 @@ def of_those_in_front(function, there, *rows):
     Elsewhere it is zero, as the function must be too. Compiled by JAX it is compiled once, and runs for each portion of
     columns that holds something; XLA of TensorFlow computes all.
     """
-    count = there.shape[1]
-    if not _traced_by_jax(there) or count <= PORTION:
+    count = ops.shape(there)[1]
+    if keras.backend.backend() != "jax" or is_known(there) or count <= PORTION:
         last = least_length(there)
         return ops.pad(function(*(x[:, :last] for x in rows)), ((0, 0), (0, count - last)))
     import jax
@@ -40,14 +41,6 @@ def _portions(x, count):
     margins[1] = (0, count * PORTION - x.shape[1])
     x = ops.reshape(ops.pad(x, margins), (-1, count, PORTION, *x.shape[2:]))
     return ops.swapaxes(x, 0, 1)
-
-
-def _traced_by_jax(x):
-    if keras.backend.backend() != "jax":
-        return False
-    import jax
-
-    return isinstance(x, jax.core.Tracer)
 
 
 def least_length(there):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_convnextv2.layers.network import network_of
-from keras_convnextv2.pictures import require_picture, resized_rows, scaled_size, slices, starts, windows_of
+from keras_convnextv2.pictures import require_picture, resized_rows, scaled_size, sides_of, slices, starts, windows_of
 
 
 def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,), flip=False, verbose=0):
@@ -37,10 +37,9 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
         mmsegmentation, models/segmentors/encoder_decoder.py (slide_inference) and base.py.
     """
     picture = require_picture(picture, _input_shape(model)[2])
-    if not isinstance(scales, (tuple, list)) or not scales or min(scales) <= 0:
+    if not isinstance(scales, (tuple, list)) or not scales or not all(map(_is_factor, scales)):
         raise ValueError(f"scales must be one positive factor or more, such as (0.75, 1.0). Received: {scales!r}.")
-    if size is not None and (np.shape(size) != (2,) or min(size) < 1):
-        raise ValueError(f"size must be (long, short) in pixels, or None. Received: {size!r}.")
+    size = None if size is None else sides_of(size, "size")
     window, stride = windows_of(window, stride)
     sizes = [scaled_size(picture.shape[:2], size, scale) for scale in scales]
     for shown in sizes:
@@ -56,6 +55,10 @@ def predict(model, picture, *, window=None, stride=None, size=None, scales=(1.0,
         maps.append(np.argmax(sum(rows), axis=-1).astype("uint8" if rows[0].shape[-1] <= 256 else "int32"))
         bar.add(len(maps[-1]))
     return np.concatenate(maps)
+
+
+def _is_factor(scale):
+    return isinstance(scale, int | float | np.number) and 0 < scale < float("inf")
 
 
 def _input_shape(model):

@@ -41,3 +41,16 @@ def test_jax_computes_the_portions_that_hold_something_alone():
     jax.jit(lambda mask, x: of_those_in_front(function, mask, mask, x))(there[None], normal(1, 4 * PORTION, 2))
     jax.effects_barrier()
     assert len(computed) == 2
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="elsewhere every length is known")
+def test_a_length_that_is_known_only_when_it_is_run():
+    import tensorflow as tf
+
+    there, rows = np.arange(5) < np.array([[2], [4]]), normal(2, 5, 3)
+
+    @tf.function(input_signature=[tf.TensorSpec((2, None), "bool"), tf.TensorSpec((2, None, 3))], autograph=False)
+    def summed(there, rows):
+        return of_those_in_front(lambda mask, x: ops.where(mask, ops.sum(x, axis=-1), 0.0), there, there, rows)
+
+    np.testing.assert_allclose(summed(there, rows), np.where(there, rows.sum(-1), 0), atol=1e-6)

@@ -7,18 +7,20 @@ from keras import ops
 
 from keras_convnextv2.layers.conv import Conv2D, PatchConv2DTranspose
 
-CASES = {
-    Conv2D: (keras.layers.Conv2D, {"filters": 5, "kernel_size": 3, "padding": "same", "activation": "relu"}),
-    PatchConv2DTranspose: (
-        keras.layers.Conv2DTranspose,
-        {"filters": 5, "kernel_size": 2, "strides": 2, "activation": "relu"},
-    ),
-}
+KERAS = {Conv2D: keras.layers.Conv2D, PatchConv2DTranspose: keras.layers.Conv2DTranspose}
+CASES = [
+    (Conv2D, {"kernel_size": 3, "padding": "same", "activation": "relu"}),
+    (Conv2D, {"kernel_size": 3, "padding": "same", "strides": 2}),
+    (Conv2D, {"kernel_size": 3, "padding": "same", "dilation_rate": 2}),
+    (Conv2D, {"kernel_size": (3, 1)}),
+    (PatchConv2DTranspose, {"kernel_size": 2, "strides": 2, "activation": "relu"}),
+    (PatchConv2DTranspose, {"kernel_size": 3, "strides": 2, "use_bias": False}),
+]
 
 
-@pytest.mark.parametrize("kind", CASES)
-def test_equals_keras_layer_with_its_weights(kind):
-    theirs, options = CASES[kind]
+@pytest.mark.parametrize("kind, options", CASES)
+def test_equals_keras_layer_with_its_weights(kind, options):
+    theirs, options = KERAS[kind], {"filters": 5, **options}
     x = np.random.default_rng(0).normal(size=(2, 4, 6, 3)).astype("float32")
     layers = [cls(data_format="channels_last", **options) for cls in (kind, theirs)]
     for layer in layers:

@@ -188,8 +188,8 @@ def test_a_small_photo_before_a_compiled_model_of_one_size():
     [
         ({"scales": 1.0}, "scales must be one positive factor or more, .* Received: 1.0"),
         ({"scales": (1.0, 0)}, r"scales must be one positive factor or more, .* Received: \(1.0, 0\)"),
-        ({"size": 512}, r"size must be \(long, short\) in pixels, or None. Received: 512"),
-        ({"size": (0, 0)}, r"size must be \(long, short\) in pixels, or None. Received: \(0, 0\)"),
+        ({"size": 512}, "size must be two sides in whole pixels, of 1 at least. Received: 512"),
+        ({"size": (0, 0)}, r"size must be two sides in whole pixels, of 1 at least. Received: \(0, 0\)"),
     ],
 )
 def test_arguments_of_other_kinds_are_named(options, message):
