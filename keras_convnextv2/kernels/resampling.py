@@ -1,4 +1,4 @@
-"""Maps of another size, by one product along each axis: any size, also one that is only known at run time."""
+"""Maps of another size, by one product along each axis (any size, also one only known at run time), or by torch's own."""
 
 import numpy as np
 from keras import ops
