@@ -1,4 +1,4 @@
-"""Maps of another size, by one product along each axis (any size, also one only known at run time), or by torch's own."""
+"""Maps of another size, by one product along each axis (any size, also one only known when it is run), or by torch."""
 
 import numpy as np
 from keras import ops
