@@ -34,7 +34,8 @@ from training.data import (
 )
 from training.data.augmentation import evaluation_picture
 from training.devices import ONE
-from training.fields import with_settings
+from training.fields import as_flags, with_settings
+from training.pack import pack
 from training.recipes import RECIPES, following
 from training.run import averaging, once, run
 from training.trained import open_trained
@@ -639,6 +640,76 @@ def test_the_next_batch_is_neither_above_the_pictures_nor_above_a_lowered_one():
     assert following(dataclasses.replace(photos, batch_size=64), 100) == ("finetune_photos", {})
     assert RECIPES["finetune_base"].mixes  # pairs
     assert following(RECIPES["fcmae_base"], 31) == ("finetune_base", {"batch_size": 30})
+
+
+def test_the_next_batch_is_one_that_the_devices_can_share():
+    photos = RECIPES["pretrain_photos"]
+    assert following(photos, 27, parts=2) == ("finetune_photos", {"batch_size": 26})
+    assert following(photos, parts=3) == ("finetune_photos", {"batch_size": 30})
+    assert following(RECIPES["fcmae_base"], 31, parts=3) == ("finetune_base", {"batch_size": 30})
+    assert following(RECIPES["fcmae_base"], 29, parts=4) == ("finetune_base", {"batch_size": 24})
+
+
+def test_the_next_command_has_what_a_machine_asked_for():
+    machine = {"devices": 1, "strategy": "one", "dtype": "mixed_bfloat16", "remat": True, "workers": 3, "jit": False}
+    machine["worker_processes"] = 2
+    config = dataclasses.replace(RECIPES["pretrain_photos"], batch_size=9, **machine)
+    name, settings = following(config)
+    assert (name, settings) == ("finetune_photos", {**machine, "batch_size": 9})
+    words = [word for flag, word in itertools.pairwise(as_flags(settings)) if flag == "--set"]
+    assert with_settings(RECIPES[name], words) == dataclasses.replace(RECIPES[name], **settings)
+
+
+def pictures_of(folder, split, names, count=12):
+    for number in range(count):
+        for name in names:
+            write_picture(folder / split / name / f"{number}.png", [len(split), number])
+    return f"folder:{folder}"
+
+
+def packed(folder):
+    pictures_of(folder, "in", "ab")
+    pack(f"folder:{folder / 'in'}", folder / "set", validation_split=0.3, say=quiet)
+    return f"records:{folder / 'set'}"
+
+
+def with_test(folder):
+    pictures_of(folder, "val", "ab", 2)
+    return pictures_of(folder, "train", "ab")
+
+
+def without_test(folder):
+    return pictures_of(folder, "train", "ab")
+
+
+@pytest.mark.parametrize("arrange, opens", [(packed, True), (with_test, True), (without_test, False)])
+def test_the_next_command_names_data_that_fine_tuning_opens(arrange, opens, tmp_path):
+    data = arrange(tmp_path)
+    task = pretrain.prepare(PRETRAIN, data, quiet, ONE)
+    words = shlex.split(task.next_lines({"folder": "run"})[0])
+    named = words[words.index("--data") + 1]
+    assert named == (data if opens else "folder:LABELLED_PICTURES")
+    settings = [word for flag, word in itertools.pairwise(words) if flag == "--set"]
+    recipe = with_settings(RECIPES[words[words.index("--recipe") + 1]], settings)
+    if opens:
+        source, test = finetune.open_labelled(recipe, named, quiet)
+        assert source.count >= recipe.batch_size and test.count
+
+
+def test_other_classes_to_test_on_are_no_data_to_go_on_with(monkeypatch):
+    def open_source(name, split, **_):
+        classes = ["a", "b"] if split == "test" else ["a", "c"]
+        return PictureSource(name, None, 9, channels=3, classes=classes)
+
+    monkeypatch.setattr(pretrain, "open_source", open_source)
+    assert pretrain._labelled("tfds:set") == ("folder:LABELLED_PICTURES", None)
+
+
+def test_a_share_that_packing_held_out_is_said(tmp_path):
+    data, lines = packed(tmp_path), []
+    _, test = finetune.open_labelled(dataclasses.replace(FINETUNE, validation_split=0.3), data, lines.append)
+    how = f"so {test.count} pictures are held out by their names (validation_split=0.3)"
+    assert lines == [f"{data} (test): the folder has no such part, {how}"]
 
 
 def test_a_short_run_has_an_average_that_follows_it():
