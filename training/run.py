@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import random
-import shlex
 from collections.abc import Callable, Mapping
 
 import keras
@@ -12,7 +11,7 @@ import numpy as np
 from training.checkpoints import Checkpoints, differing, holds_whole
 from training.data import training_batches
 from training.devices import open_devices
-from training.fields import require
+from training.fields import module_line, require
 from training.logs import Log, Terminal, in_words
 from training.loop import Plan, Stopped, train
 from training.optimizers import OPTIMIZERS, addressed
@@ -133,7 +132,7 @@ def _results(config, task, plan, folder, devices, resume, say):
     numbers = _choose(config, task, step, checkpoints, numbers, say)
     results = {"steps": plan.total_steps, **log.results(), **numbers, **task.facts, "folder": str(folder.path)}
     results |= {what: str(where) for what, where in task.save(folder).items()}
-    curves = shlex.join(["tensorboard", "--logdir", str(folder.path / "tensorboard")])
+    curves = module_line("tensorboard.main", "--logdir", folder.path / "tensorboard")
     results["next"] = [*task.next_lines(results), curves]
     folder.write_results(results)
     return results

@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import importlib.util
 import itertools
 import json
 import os
@@ -613,7 +614,9 @@ def test_the_next_command_fits_the_pre_training(pretrained, tmp_path):
     recipe = with_settings(RECIPES[command[command.index("--recipe") + 1]], [*settings, "steps=1"])
     assert recipe.network == PRETRAIN.network and recipe.image_size == PRETRAIN.image_size
     assert run(finetune.prepare, recipe, str(tmp_path / "next"), DATA, say=quiet)["steps"] == 1
-    assert shlex.split(pretrained[1]["next"][-1]) == ["tensorboard", "--logdir", str(pretrained[0] / "tensorboard")]
+    curves = [sys.executable, "-m", "tensorboard.main", "--logdir", str(pretrained[0] / "tensorboard")]
+    assert shlex.split(pretrained[1]["next"][-1]) == curves
+    assert importlib.util.find_spec("tensorboard.main")
     assert following(RECIPES["pretrain_photos"]) == ("finetune_photos", {})
     assert following(RECIPES["pretrain_shapes"]) == ("finetune_shapes", {})
 
