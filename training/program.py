@@ -10,12 +10,12 @@ from training.command import asks_for_help, begin, exit_code, flag_lines, purpos
 from training.configs import Detect, Finetune, Segment
 from training.data import open_source
 from training.data.sources import SPECS
-from training.fields import help_texts, with_settings
+from training.fields import command_line, help_texts, with_settings
 from training.logs import Terminal, duration
 from training.optimizers import detect_multipliers, layer_multipliers, stage_multipliers
 from training.recipes import RECIPES, about, find_recipe
 from training.run import run
-from training.workdir import recorded
+from training.workdir import RECIPE, folder_of, recorded
 
 
 def define_flags(values=flags.FLAGS):
@@ -146,8 +146,21 @@ def _chosen(values, kind):
 
 def _main(argv, kind, prepare, split, opened=open_source):
     values = flags.FLAGS
-    go_on = f"Go on with --resume --workdir {values.workdir}"
-    return exit_code(lambda: _body(argv, values, kind, prepare, split, opened), go_on)
+    return exit_code(lambda: _body(argv, values, kind, prepare, split, opened), lambda: _go_on(values, kind))
+
+
+def _go_on(values, kind):
+    """What is said after a signal: a command needs a run in the folder, and one that resumes may have changed it."""
+    if values.resume:
+        return "The same command goes on."
+    if not (values.workdir and (folder_of(values.workdir) / RECIPE).is_file()):
+        return "The same command begins again."
+    return f"Go on with: {command_line(_program(kind), '--resume', '--workdir', values.workdir)}"
+
+
+def _program(kind):
+    """The program that takes configs of a class."""
+    return kind.__name__.lower()
 
 
 def _body(argv, values, kind, prepare, split, opened):

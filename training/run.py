@@ -1,7 +1,6 @@
 """What is the same for every program: folder, seed, plan, step, log, loop, checkpoints, saving."""
 
 import dataclasses
-import pathlib
 import random
 from collections.abc import Callable, Mapping
 
@@ -16,7 +15,7 @@ from training.logs import Log, Terminal, in_words
 from training.loop import Plan, Stopped, train
 from training.optimizers import OPTIMIZERS, addressed
 from training.steps import make_step
-from training.workdir import CHECKPOINTS, RECIPE, RESULTS, Workdir, read_record, read_results
+from training.workdir import CHECKPOINTS, RECIPE, RESULTS, Workdir, folder_of, read_record, read_results
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +100,7 @@ def once(prepare, config, workdir, data, say):
     Raises:
         ValueError: the folder holds the results of another recipe, or of another backend.
     """
-    folder = pathlib.Path(workdir)
+    folder = folder_of(workdir)
     if not (folder / RESULTS).exists():
         return run(prepare, config, folder, data, (folder / RECIPE).exists(), say)
     kept = read_record(folder / RECIPE)

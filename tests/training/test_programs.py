@@ -20,7 +20,7 @@ from keras_convnextv2.layers.preprocessing import Preprocessing
 from tests.training.data.conftest import GOLDEN, write_picture
 from tests.training.data.test_label_maps import write_pair
 from tests.training.data.test_objects import coco_tree
-from training import checkpoints, detect, finetune, pretrain, program, segment, workdir
+from training import ablate, checkpoints, detect, finetune, pretrain, program, segment, workdir
 from training import quiet as quiet_module
 from training import run as run_module
 from training.configs import Detect, Finetune, Pretrain, Segment
@@ -36,6 +36,7 @@ from training.data import (
 from training.data.augmentation import evaluation_picture
 from training.devices import ONE
 from training.fields import as_flags, with_settings
+from training.loop import Stopped
 from training.pack import pack
 from training.recipes import RECIPES, following
 from training.run import averaging, once, run
@@ -805,6 +806,40 @@ def test_a_run_that_was_begun_goes_on_and_one_that_ended_is_taken(tmp_path, monk
     for other in ({"seed": 5}, {"epochs": 7}):
         with pytest.raises(ValueError, match="must be a new folder or one of the same settings and backend"):
             once(dataclasses.replace(FINETUNE, **other))
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Stopped("stopped after step 3", 15)])
+def test_what_is_said_after_a_signal_works_as_printed(pretrained, stop, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "my run"
+
+    def said(*more):
+        values = program.define_flags(flags.FlagValues())
+        monkeypatch.setattr(program.flags, "FLAGS", values)
+        argv = values(["program", "--recipe", "pretrain_shapes", "--data", DATA, "--workdir", str(folder), *more])
+        assert program._main(argv, Pretrain, pretrain.prepare, "unlabelled") == getattr(stop, "exit_code", 130)
+        return capsys.readouterr().err.strip().partition(". ")[2]
+
+    def run(*_):
+        raise stop
+
+    monkeypatch.setattr(program, "run", run)
+    assert said() == "The same command begins again."
+    shutil.copytree(pretrained[0], folder)
+    assert said("--resume", "--set", "epochs=3") == "The same command goes on."
+    words = shlex.split(said().removeprefix("Go on with: "))
+    assert words[:3] == [sys.executable, "-m", "training.pretrain"]
+    values = program.define_flags(flags.FlagValues())
+    assert values(["program", *words[3:]]) == ["program"]
+    assert program._chosen(values, Pretrain) == (PRETRAIN, DATA)
+
+
+def test_a_workdir_may_begin_with_a_tilde(pretrained, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(pretrained[0], tmp_path / "run")
+    assert workdir.recorded("~/run", Pretrain) == (PRETRAIN, DATA)
+    assert workdir.Workdir("~/run", "pretrain", PRETRAIN, DATA, resume=True).path == tmp_path / "run"
+    assert once(pretrain.prepare, PRETRAIN, "~/run", DATA, quiet)["steps"] == 6
+    assert ablate.ablate([], 1, "~/grid", DATA, (), quiet) == {} and (tmp_path / "grid").is_dir()
 
 
 def test_there_are_six_flags():
