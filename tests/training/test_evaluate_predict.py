@@ -212,7 +212,10 @@ def encoder(path):
         (["--model", "{}/nowhere"], "no weights file at .*nowhere"),
         (["--model", "{}"], "model.keras is missing: has that run ended"),
         (["--model", "{}/bad.keras"], "--model must be a whole .keras file. Received: .*bad.keras"),
-        (["--model", "{}/encoder.keras"], "model must be a classifier. .* -m training.probe --model"),
+        (
+            ["--model", "{}/encoder.keras"],
+            "must be a classifier. .*probe --model .* --data folder:LABELLED_PICTURES --workdir",
+        ),
         (["--model", "imagenet"], "'imagenet' exists for several sizes: name one in full"),
         (["--set", "splt=test"], "--set must name a field of the Evaluate config. .*Closest: split"),
         (["--set", "crop_fraction=2"], r"crop_fraction must be in \[0, 1\] or none. Received: 2.0"),

@@ -916,7 +916,9 @@ def test_explain_prints_the_recipe_and_stops(tmp_path):
     assert "patches = 16, visible = 8" in done.stdout
     assert "epoch steps = 2  # 24 images" in done.stdout
     assert "peak_lr = 0.000375" in done.stdout
-    assert "command: python -m training.pretrain --recipe pretrain_shapes" in done.stdout
+    own = ["--recipe", "pretrain_shapes", "--data", DATA, "--workdir", "FOLDER", *command[8:12]]
+    assert f"command: {shlex.join([sys.executable, '-m', 'training.pretrain', *own])}\n" in done.stdout
+    assert "what follows is of the recipe without the changes, on its own data\n" in done.stdout
     assert "hardware: two cores" in done.stdout
     assert "all layers  0.000375" in done.stdout and "weights = 936,112" in done.stdout
     assert not (tmp_path / "run").exists()
@@ -928,12 +930,27 @@ def test_explain_has_the_rate_of_each_layer_and_what_the_run_needs():
     assert len(rows) == 1 + 3 + 18 + 2
     assert rows["stem"].split() == ["0.000480303", "=", "peak", "*", "0.150095"] and "* 1" in rows["head"]
     assert "total steps = 375300  # 1,281,167 images" in said and "exaFLOP" in said
-    assert "command: python -m training.finetune --recipe finetune_tiny --data tfds:imagenet2012" in said
+    assert " -m training.finetune --recipe finetune_tiny --data tfds:imagenet2012 --workdir FOLDER" in said
     assert "--set init=convnextv2_tiny.fcmae --set epochs=300" in said
     assert "note: erasing is not in the tables" in said and "top-1 83.0%" in said
     without = program.explain("finetune_tiny", RECIPES["finetune_tiny"])
     changed = [line for line in said.splitlines() if line not in without.splitlines()]
     assert changed[-1] == "what follows is of the recipe without the changes" and len(changed) == 2  # and the command
+
+
+def test_explain_says_whose_figures_it_has_and_a_command_that_a_shell_reads():
+    settings, data = ["image_size=(96, 64)", "init=my weights.h5"], "folder:my photos"
+    config = with_settings(RECIPES["finetune_atto"], settings)
+    said = program.explain("finetune_atto", config, 2580, settings, 3, data).splitlines()
+    (command,) = (line.removeprefix("command: ") for line in said if line.startswith("command: "))
+    words = ["--recipe", "finetune_atto", "--data", data, "--workdir", "FOLDER"]
+    words += ["--set", settings[0], "--set", settings[1]]
+    assert shlex.split(command) == [sys.executable, "-m", "training.finetune", *words]
+    plain = program.explain("finetune_atto", RECIPES["finetune_atto"], 2580, (), 3, data).splitlines()
+    qualified = plain.index("what follows is of the recipe on its own data")
+    assert qualified < next(n for n, line in enumerate(plain) if "76.7" in line)
+    own = program.explain("finetune_atto", RECIPES["finetune_atto"], data="tfds:imagenet2012")
+    assert "what follows" not in own
 
 
 @pytest.mark.parametrize(
