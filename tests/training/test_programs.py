@@ -18,8 +18,8 @@ from absl import flags
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.preprocessing import Preprocessing
 from tests.training.data.conftest import GOLDEN, write_picture
-from tests.training.data.test_label_maps import write_pair
-from tests.training.data.test_objects import coco_tree
+from tests.training.data.test_label_maps import write_map, write_pair
+from tests.training.data.test_objects import coco_tree, write_coco
 from training import ablate, checkpoints, detect, finetune, pretrain, program, segment, workdir
 from training import quiet as quiet_module
 from training import run as run_module
@@ -31,6 +31,7 @@ from training.data import (
     UnreadableImage,
     evaluation_batches,
     open_source,
+    say_lacking_classes,
     training_batches,
 )
 from training.data.augmentation import evaluation_picture
@@ -50,6 +51,8 @@ TINY = {
 }
 PRETRAIN = Pretrain(**TINY, warmup_epochs=0.5, decoder_dim=8)
 FINETUNE = Finetune(**TINY, layer_decay=0.9, drop_path_rate=0.3, ema=0.9, head_init_scale=1.0)
+SEGMENT = Segment(size="atto", image_size=(32, 48))
+DETECT = Detect(size="atto", image_size=(32, 48), filter_empty=False, masks=False)
 
 
 def quiet(text, progress=False):
@@ -465,6 +468,50 @@ def test_what_is_odd_about_the_classes_is_said(tmp_path):
     assert lines[1] == "there is one class alone, 'a': every answer will be right"
 
 
+def maps_with(folder, split, value, names=("sky", "sea", "boat")):
+    write_picture(folder / split / "images" / "0.png", 0, (32, 48))
+    (folder / "classes.txt").write_text("\n".join(names))
+    write_map(folder / split / "labels" / "0.png", np.array([[value, 255]] * 32).repeat(24, 1))
+
+
+def objects_with(folder, split, of, names=("sky", "sea", "boat")):
+    write_picture(folder / "images" / "a.png", 1, (24, 20))
+    write_picture(folder / "images" / "b.png", 1, (24, 20))
+    box = {"image_id": 1, "bbox": [2, 2, 9, 9], "area": 81, "iscrowd": 0}
+    crowd = {**box, "id": 2, "category_id": 3, "iscrowd": 1}
+    rows = [{**box, "id": 1, "category_id": of + 1}, *([crowd] if len(names) > 2 else [])]
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+    write_coco(folder / "annotations" / f"{split}.json", rows, categories=categories)
+
+
+@pytest.mark.parametrize(
+    "module, config, arrange, what, alone",
+    [
+        (segment, SEGMENT, maps_with, "pixel of sky, boat: the mIoU", "every answer will be right"),
+        (detect, DETECT, objects_with, "object of sky, boat: the AP", "every box that is found is of it"),
+    ],
+)
+def test_classes_that_nothing_to_test_on_has_are_said(module, config, arrange, what, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "build", lambda *_: 1 / 0)  # all that follows is of no matter here
+    more = {"names": ["sky"]}
+    for folder, numbers, names in ((tmp_path / "three", (0, 1), {}), (tmp_path / "one", (0, 0), more)):
+        for split, number in zip(("train", "val"), numbers, strict=True):
+            arrange(folder, split, number, **names)
+    said = []
+    for folder in ("three", "one"):
+        with pytest.raises(ZeroDivisionError):
+            module.prepare(config, f"folder:{tmp_path / folder}", said.append, ONE)
+    three = f"folder:{tmp_path / 'three'} (test) has no {what} says nothing about them"
+    assert said == [three, f"there is one class alone, 'sky': {alone}"]
+
+
+def test_of_many_classes_that_lack_a_few_are_named():
+    said, source = [], PictureSource("it", None, 1, channels=3, classes=[f"c{n}" for n in range(9)])
+    say_lacking_classes(source, np.array([8, 8]), said.append, "picture", "accuracy", "")
+    say_lacking_classes(source, range(9), said.append, "picture", "accuracy", "")
+    assert said == ["it has no picture of c0, c1, c2, c3, c4 and 3 more: the accuracy says nothing about them"]
+
+
 def classes_in(folder):
     for number in range(12):
         write_picture(folder / "ab"[number % 2] / f"{number}.png", number)
@@ -484,8 +531,8 @@ def objects_in(folder):
     "module, config, arrange, count",
     [
         (finetune, FINETUNE, classes_in, 2),
-        (segment, Segment(size="atto", image_size=(32, 48)), maps_in, 1),
-        (detect, Detect(size="atto", image_size=(32, 48), filter_empty=False), objects_in, 1),
+        (segment, SEGMENT, maps_in, 1),
+        (detect, DETECT, objects_in, 1),
     ],
 )
 def test_a_division_of_ones_own_is_said(module, config, arrange, count, tmp_path, monkeypatch):

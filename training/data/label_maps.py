@@ -187,15 +187,14 @@ def _classes(root, photos, count, ignored):
 
 
 def require_maps(source, say):
-    """Reads the label map of every photo of a source, in parallel.
+    """Reads the label map of every photo of a source, in parallel; the numbers of the classes in them, a set.
 
     Raises:
         ValueError: names all that are bad, and photos that cannot be opened.
     """
     rule = f"every photo of {source.name} and its label map must be sound"
-    for _ in each(source, lambda index: _checked(*source.opened(index)), say, rule, "label maps"):
-        pass
+    return set().union(*each(source, lambda index: _checked(*source.opened(index)), say, rule, "label maps"))
 
 
 def _checked(picture, labels):
-    labels.array(picture.size)
+    return set(np.unique(labels.array(picture.size)).tolist()) - {IGNORE}
