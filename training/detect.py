@@ -15,7 +15,6 @@ from training.data import (
     DetectionAugmentation,
     open_objects,
     require_objects,
-    require_readable,
     say_held_out,
     say_lacking_classes,
     tiled,
@@ -99,7 +98,6 @@ def prepare(config, data, say, devices):
     source, test = open_sources(config, data)
     devices.require_same_pictures(source, test)
     say_held_out(test, say)
-    require_readable(test, say)
     # of tiles the pictures: each is opened once
     require_objects(getattr(source, "whole", source), say, masks=config.masks)
     seen = require_objects(test, say, masks=config.masks)

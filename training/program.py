@@ -107,9 +107,10 @@ def _provenance(name, config, said, settings, data):
 
 
 def launch(kind, prepare, split, opened=open_source):
-    """Runs the program of `prepare(config, data, say) -> Task` with the config of class `kind` that the flags describe.
+    """Runs the program of `prepare(config, data, say, devices) -> Task` with the config that the flags describe.
 
     Args:
+        kind: the class of the config.
         split: of the data, whose pictures --explain counts.
         opened: (data, split, channels=) -> the source of these pictures.
     """

@@ -11,7 +11,6 @@ from training.configs import Segment
 from training.data import (
     SegmentationAugmentation,
     open_maps,
-    require_readable,
     say_held_out,
     say_lacking_classes,
     segmentation_example,
@@ -87,7 +86,6 @@ def prepare(config, data, say, devices):
     source, test = open_sources(config, data)
     devices.require_same_pictures(source, test)
     say_held_out(test, say)
-    require_readable(test, say)
     require_maps(source, say)
     say_lacking_classes(test, require_maps(test, say), say, "pixel", "mIoU", "every answer will be right")
     model = build(config, source.classes, say)

@@ -92,6 +92,7 @@ def test_a_folder_without_a_split_is_evaluated_where_training_holds_out(saved, t
     say = lambda text, progress=False: lines.append(text)  # noqa: E731
     held_out = evaluate.run(Evaluate(), saved, data, str(tmp_path / "out"), say)["protocol"]["images"]
     assert 3 <= held_out < 20 and any("--set split=all takes every one" in line for line in lines)
+    assert any(f"so {held_out} pictures are held out by their names" in line for line in lines)
     assert evaluate.run(Evaluate(split="all"), saved, data, str(tmp_path / "out"), quiet)["protocol"]["images"] == 60
 
 

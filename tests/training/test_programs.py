@@ -528,17 +528,17 @@ def objects_in(folder):
 
 
 @pytest.mark.parametrize(
-    "module, config, arrange, count",
+    "module, check, config, arrange, count",
     [
-        (finetune, FINETUNE, classes_in, 2),
-        (segment, SEGMENT, maps_in, 1),
-        (detect, DETECT, objects_in, 1),
+        (finetune, "require_readable", FINETUNE, classes_in, 2),
+        (segment, "require_maps", SEGMENT, maps_in, 1),
+        (detect, "require_objects", DETECT, objects_in, 1),
     ],
 )
-def test_a_division_of_ones_own_is_said(module, config, arrange, count, tmp_path, monkeypatch):
+def test_a_division_of_ones_own_is_said(module, check, config, arrange, count, tmp_path, monkeypatch):
     arrange(tmp_path)
     said = []
-    monkeypatch.setattr(module, "require_readable", lambda *_: 1 / 0)  # all that follows is of no matter here
+    monkeypatch.setattr(module, check, lambda *_, **options: 1 / 0)  # all that follows is of no matter here
     config = dataclasses.replace(config, validation_split=0.05)
     with pytest.raises(ZeroDivisionError):
         module.prepare(config, f"folder:{tmp_path}", said.append, ONE)
