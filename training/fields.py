@@ -33,7 +33,7 @@ def _is_number(value):
 SINGLE = {
     bool: Kind("true or false", lambda text: _BOOLS[text.lower()], lambda value: isinstance(value, bool)),
     int: Kind("a whole number", int, lambda value: _is_number(value) and isinstance(value, int)),
-    float: Kind("a number", float, lambda value: _is_number(value) and math.isfinite(value)),
+    float: Kind("a finite number", float, lambda value: _is_number(value) and math.isfinite(value)),
     str: Kind("a text", str, lambda value: isinstance(value, str)),
 }
 SEVERAL = {
