@@ -9,7 +9,6 @@ package knows nothing of them.
 import argparse
 import csv
 import dataclasses
-import pathlib
 import statistics
 import sys
 
@@ -28,6 +27,7 @@ from training.fields import nearest, require, with_settings
 from training.logs import Terminal
 from training.recipes import find_recipe
 from training.run import once
+from training.workdir import folder_of
 
 # GRN's variants: functions in place of the block's GELU and GRN, (B, N, C), gamma, beta, epsilon -> (B, N, C).
 
@@ -251,7 +251,7 @@ def ablate(names, seeds, workdir, data, configs, say):
     require(seeds >= 1, "--seeds must be at least 1", seeds)
     for name in names:
         require(name in VARIANTS, "--variants must name variants", name, nearest(name, VARIANTS))
-    workdir, found = pathlib.Path(workdir), {}
+    workdir, found = folder_of(workdir), {}
     workdir.mkdir(parents=True, exist_ok=True)
     for seed in range(seeds):
         for name in names:
@@ -282,7 +282,7 @@ def main():
             for kind, settings in ((Pretrain, given.pretrain), (Finetune, given.finetune))
         ]
         ablate(given.variants.split(","), given.seeds, given.workdir, given.data, configs, say)
-        say((pathlib.Path(given.workdir) / "table.md").read_text(encoding="utf-8"))
+        say((folder_of(given.workdir) / "table.md").read_text(encoding="utf-8"))
 
     return exit_code(body)
 

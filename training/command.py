@@ -42,19 +42,19 @@ def begin():
         python_logging.getLogger(library).setLevel(python_logging.WARNING)
 
 
-def exit_code(body, go_on="The same command goes on", bad_input=BAD_INPUT):
+def exit_code(body, go_on=lambda: "The same command goes on.", bad_input=BAD_INPUT):
     """What a shell is told of `body()`: 0, 1 for bad input, 128 and its number for a signal.
 
     Args:
-        go_on: what to do after a signal.
+        go_on: () -> what to do after a signal, in a sentence or with a command at its end.
     """
     try:
         body()
     except Stopped as stopped:
-        print(f"\n{stopped}. {go_on}.", file=sys.stderr)
+        print(f"\n{stopped}. {go_on()}", file=sys.stderr)
         return stopped.exit_code
     except KeyboardInterrupt:
-        print(f"\nstopped. {go_on}.", file=sys.stderr)
+        print(f"\nstopped. {go_on()}", file=sys.stderr)
         return 130
     except bad_input as error:  # one line; -v 1 shows where it came from
         logging.debug("traceback:", exc_info=True)

@@ -7,6 +7,7 @@ from keras_convnextv2.preprocessing import CROP_FRACTION
 from keras_convnextv2.segmentation.losses import AVERAGES
 from keras_convnextv2.sizes import DEFAULT_SIDE, SIZES
 from training.data.augmentation import CROPS
+from training.data.folder import HELD_OUT
 from training.data.randaugment import RandAugment
 from training.devices import STRATEGIES
 from training.fields import nearest, require, require_types
@@ -255,7 +256,7 @@ class Finetune(Pictures):
     "classes of the head, which must be those of the data; 0: ask the data"
     labels_per_class: int = 0
     "use only so many labelled images of each class; 0: all"
-    validation_split: float = 0.1
+    validation_split: float = HELD_OUT
     "share that is held out of a folder without train and test, at least one picture of each class"
 
     label_smoothing: float = 0.1
@@ -321,7 +322,7 @@ class Scenes(Run):
     "backbone or all: the workdir of a run, or what load_weights takes: a file, a preset, hf:owner/name; none: scratch"
     keep_head: bool = False
     "take the classifiers over from `init` too, which must have as many classes"
-    validation_split: float = 0.1
+    validation_split: float = HELD_OUT
     "share that is held out of a folder without a split for it"
     drop_path_rate: float = 0.0
     "chance that the last block is left out; a ladder from 0 at the first"

@@ -11,7 +11,14 @@ import keras_convnextv2 as kc
 from keras_convnextv2.detection.metrics import pycocotools
 from keras_convnextv2.preprocessing import channel_statistics
 from training.configs import Detect
-from training.data import DetectionAugmentation, open_objects, require_objects, require_readable, say_held_out, tiled
+from training.data import (
+    DetectionAugmentation,
+    open_objects,
+    require_objects,
+    say_held_out,
+    say_lacking_classes,
+    tiled,
+)
 from training.evaluation.detection import Finder, look_of, numbers, results
 from training.fields import command_line
 from training.finetune import require_kept_order, weights_of
@@ -91,9 +98,10 @@ def prepare(config, data, say, devices):
     source, test = open_sources(config, data)
     devices.require_same_pictures(source, test)
     say_held_out(test, say)
-    require_readable(test, say)
-    for checked in (getattr(source, "whole", source), test):  # of tiles the pictures: each is opened once
-        require_objects(checked, say, masks=config.masks)
+    # of tiles the pictures: each is opened once
+    require_objects(getattr(source, "whole", source), say, masks=config.masks)
+    seen = require_objects(test, say, masks=config.masks)
+    say_lacking_classes(test, seen, say, "object", "AP", "every box that is found is of it")
     model = build(config, source.classes, say)
     predict = make_predict(model, jit=config.jit, devices=devices)
     look = look_of(dataclasses.asdict(config))

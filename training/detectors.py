@@ -6,6 +6,7 @@ from keras_convnextv2 import detection, visualize
 from keras_convnextv2.detection.metrics import pycocotools
 from training.data import UnreadableImage, open_objects, require_objects, say_held_out
 from training.data.decode import open_file, printable
+from training.data.folder import HELD_OUT
 from training.evaluation.detection import Finder, look_of, numbers, results, twelve
 from training.protocol import every_tenth, protocol
 from training.steps import make_predict
@@ -41,7 +42,7 @@ def evaluate(config, folder, trained, data, say):
     pycocotools()  # else it would be missed after the last photo
     recipe, model, look = trained.record.get("recipe", {}), trained.model, shown_as(trained)
     names = list(trained.names or map(str, range(model.box_head.count)))
-    share = config.validation_split or recipe.get("validation_split", 0.1)
+    share = config.validation_split or recipe.get("validation_split", HELD_OUT)
     options = {"channels": trained.channels, "classes": tuple(trained.names or ()), "validation_split": share}
     source = open_objects(data, SPLITS[config.split], **options)
     if len(source.classes) != len(names):

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_convnextv2 import visualize
 from training import detectors, segmenters
-from training.data import open_source, require_readable
+from training.data import open_source, require_readable, say_held_out
 from training.data.folder import is_split
 from training.evaluation.classes import match_classes
 from training.evaluation.classification import accuracies, outputs_of, tally
@@ -91,8 +91,9 @@ def open_labelled(config, trained, data, say):
         split = "all" if undivided and trained.published else "test"
     options = {"channels": trained.channels, "validation_split": share, "download": config.download}
     source = open_source(data, split, **options)
+    say_held_out(source, say)
     if undivided and split == "test":
-        say(f"{source.count:,} pictures, those that training on {data} holds out; --set split=all takes every one")
+        say("--set split=all takes every one, those that were trained on too")
     return source
 
 

@@ -33,7 +33,7 @@ def _is_number(value):
 SINGLE = {
     bool: Kind("true or false", lambda text: _BOOLS[text.lower()], lambda value: isinstance(value, bool)),
     int: Kind("a whole number", int, lambda value: _is_number(value) and isinstance(value, int)),
-    float: Kind("a number", float, lambda value: _is_number(value) and math.isfinite(value)),
+    float: Kind("a finite number", float, lambda value: _is_number(value) and math.isfinite(value)),
     str: Kind("a text", str, lambda value: isinstance(value, str)),
 }
 SEVERAL = {
@@ -100,7 +100,12 @@ def as_flags(changes):
 
 def command_line(program, *words):
     """The line that starts a training program with these words, as a shell reads it."""
-    return shlex.join([sys.executable, "-m", f"training.{program}", *map(str, words)])
+    return module_line(f"training.{program}", *words)
+
+
+def module_line(module, *words):
+    """The line that starts a module of this Python, whose programs need not be on the shell's path."""
+    return shlex.join([sys.executable, "-m", module, *map(str, words)])
 
 
 def with_settings(config, settings):

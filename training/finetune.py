@@ -24,6 +24,7 @@ from training.data import (
     open_source,
     require_readable,
     say_held_out,
+    say_lacking_classes,
     take_per_class,
 )
 from training.evaluation.classes import require_order
@@ -130,13 +131,9 @@ def open_labelled(config, data, say):
     fits = given in (0, len(classes))
     require(fits, f"classes must be {len(classes)}, those of {sources[0].name}", given, "Leave it out to ask the data.")
     say_held_out(sources[1], say)
-    if len(classes) == 1:
-        say(f"there is one class alone, {classes[0]!r}: every answer will be right")
-    if isinstance(sources[1], PictureSource) and sources[1].labels is not None:
-        counts = np.bincount(sources[1].labels, minlength=len(classes))
-        lacking = [name for name, count in zip(classes, counts, strict=True) if not count]
-        if lacking:
-            say(f"{sources[1].name} has no picture of {', '.join(lacking)}: the accuracy says nothing about them")
+    known = isinstance(sources[1], PictureSource) and sources[1].labels is not None
+    seen = np.unique(sources[1].labels) if known else range(len(classes))
+    say_lacking_classes(sources[1], seen, say, "picture", "accuracy", "every answer will be right")
     if config.labels_per_class:
         sources[0] = take_per_class(sources[0], config.labels_per_class, config.seed)
     return sources

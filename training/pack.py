@@ -23,7 +23,7 @@ from absl import app, flags
 from keras_convnextv2.whole import write_whole
 from training.command import BAD_INPUT, exit_code, require_flags_only
 from training.data.decode import printable
-from training.data.folder import folders_of_classes, listed, splits_of
+from training.data.folder import HELD_OUT, folders_of_classes, listed, splits_of
 from training.data.records import MANIFEST, UNFINISHED, command, labels_file, module, read_manifest, read_plan
 from training.logs import Terminal, duration
 from training.workdir import locked, write_json
@@ -38,7 +38,7 @@ class Interrupted(Exception):
     """Another thread has failed, or the program was asked to stop."""
 
 
-def pack(data, to, *, shard_size=0, validation_split=0.1, unlabelled=False, workers=None, say):
+def pack(data, to, *, shard_size=0, validation_split=HELD_OUT, unlabelled=False, workers=None, say):
     """Packs the folder of `data`, or goes on with it.
 
     Args:
@@ -227,7 +227,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("data", None, "folder:PATH.")
     flags.DEFINE_string("to", None, "Folder of the packed set.")
     flags.DEFINE_integer("shard_size", 0, "Pictures in a file; 0: 4096, or as many as 256 files need.", 0)
-    flags.DEFINE_float("validation_split", 0.1, "Share that is held out of a folder without train and test.", 0, 1)
+    flags.DEFINE_float("validation_split", HELD_OUT, "Share that is held out of a folder without train and test.", 0, 1)
     flags.DEFINE_bool("unlabelled", False, "Pack every picture below PATH, without classes.")
     flags.DEFINE_integer("workers", 0, "Files that are written at a time; 0: one a core.", 0)
     flags.DEFINE_bool("check", False, "Compare the files of --to with their checksums, and stop.")

@@ -14,7 +14,7 @@ from training.data import Augmentation, open_source, pretraining_example
 from training.fields import as_flags, command_line
 from training.optimizers import pretrain_rules
 from training.program import launch
-from training.recipes import following
+from training.recipes import RECIPES, following
 from training.run import Task
 
 SPLIT = "unlabelled"
@@ -36,11 +36,12 @@ def sample_losses(fcmae, batch):
 
 
 def _labelled(data):
-    """(the same data where they have labels, how many are trained on), else (a word for such data, None)."""
+    """(the same data, what they train on) where a classifier can be trained and tested on them, else (a word, None)."""
     try:
-        return data, open_source(data, "train", keep=False).count
+        train, test = (open_source(data, split, keep=False) for split in ("train", "test"))
     except (ValueError, OSError):
         return "folder:LABELLED_PICTURES", None
+    return (data, train) if train.classes == test.classes else ("folder:LABELLED_PICTURES", None)
 
 
 def prepare(config, data, say, devices):
@@ -54,8 +55,10 @@ def prepare(config, data, say, devices):
         return {"model": folder.save_model(fcmae.backbone), "weights": folder.write(WEIGHTS, write)}
 
     def next_lines(results):
-        labelled, images = _labelled(data)
-        name, settings = following(config, images)
+        labelled, source = _labelled(data)
+        name, settings = following(config, source and source.count, devices.count)
+        if source and source.held_out not in (None, RECIPES[name].validation_split):
+            settings["validation_split"] = source.held_out
         words = ["--recipe", name, "--data", labelled, "--workdir", f"{results['folder']}_finetuned"]
         return [command_line("finetune", *words, *as_flags({**settings, "init": results["folder"]}))]
 

@@ -19,6 +19,7 @@ from training import finetune
 from training.checkpoints import DAMAGE
 from training.configs import Finetune
 from training.data import PictureSource, indices_per_class, require_readable
+from training.data.folder import HELD_OUT
 from training.evaluation.classification import ranks
 from training.evaluation.features import features_of
 from training.evaluation.linear import choose_l2, fit_linear, flat
@@ -56,7 +57,7 @@ class Probe(Look):
     "weights of the linear classifier's regulariser to choose from, by a part of the training set"
     validation_share: float = 0.2
     "that part"
-    validation_split: float = 0.1
+    validation_split: float = HELD_OUT
     "share that is held out for the test of a folder without train and test"
     download: bool = False
     "download and prepare tfds:NAME where it is not prepared"

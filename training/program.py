@@ -10,12 +10,12 @@ from training.command import asks_for_help, begin, exit_code, flag_lines, purpos
 from training.configs import Detect, Finetune, Segment
 from training.data import open_source
 from training.data.sources import SPECS
-from training.fields import help_texts, with_settings
+from training.fields import command_line, help_texts, with_settings
 from training.logs import Terminal, duration
 from training.optimizers import detect_multipliers, layer_multipliers, stage_multipliers
 from training.recipes import RECIPES, about, find_recipe
 from training.run import run
-from training.workdir import recorded
+from training.workdir import RECIPE, folder_of, recorded
 
 
 def define_flags(values=flags.FLAGS):
@@ -47,11 +47,13 @@ def overview(kind, values=flags.FLAGS):
     )
 
 
-def explain(name, config, images=None, settings=(), classes=None):
+def explain(name, config, images=None, settings=(), classes=None, data=None):
     """The resolved recipe, each value with its help, the numbers that follow from it, and where it comes from.
 
     Args:
         images, classes: of the data; None: those of the recipe's own set.
+        settings: what was changed, as --set has it.
+        data: what --data names; None: the recipe's own set.
     """
     texts, said = help_texts(type(config)), about(name)
     lines = [f"{name}: {type(config).__name__}"]
@@ -67,7 +69,7 @@ def explain(name, config, images=None, settings=(), classes=None):
     lines += ["learning rate of each layer, at its peak:", *(f"  {row}" for row in rates(config))]
     needs = cost.described(config, images or None, _count_of_classes(config) or classes or said.classes)
     lines += ["needs, by calculation:", *(f"  {line}" for line in needs)]
-    return "\n".join([*lines, *_provenance(name, config, said, settings)])
+    return "\n".join([*lines, *_provenance(name, config, said, settings, data)])
 
 
 def _count_of_classes(config):
@@ -91,22 +93,24 @@ def rates(config):
     return [f"{place:{width}}  {config.peak_lr * factor:<12.6g}  = peak * {factor:.6g}" for place, factor in rows]
 
 
-def _provenance(name, config, said, settings):
-    program = f"python -m training.{type(config).__name__.lower()}"
-    data = said.data.split(",")[0].split(" ")[0]
-    init = f" --set init={said.init}" if said.init and config.init is None else ""
-    changed = "".join(f" --set {setting}" for setting in settings)
-    lines = [f"command: {program} --recipe {name} --data {data} --workdir FOLDER{init}{changed}"]
-    if changed:
-        lines += ["what follows is of the recipe without the changes"]
+def _provenance(name, config, said, settings, data):
+    own = said.data.split(",")[0].split(" ")[0]
+    init = [f"init={said.init}"] if said.init and config.init is None else []
+    changes = [word for setting in (*init, *settings) for word in ("--set", setting)]
+    words = ["--recipe", name, "--data", data or own, "--workdir", "FOLDER", *changes]
+    lines = [f"command: {command_line(_program(type(config)), *words)}"]
+    other = ["without the changes"] * bool(settings) + ["on its own data"] * (data not in (None, own))
+    if other:
+        lines += [f"what follows is of the recipe {', '.join(other)}"]
     lines += [f"{key}: {getattr(said, key)}" for key in ("data", "source", "hardware", "expected")]
     return lines + [f"note: {note}" for note in said.notes]
 
 
 def launch(kind, prepare, split, opened=open_source):
-    """Runs the program of `prepare(config, data, say) -> Task` with the config of class `kind` that the flags describe.
+    """Runs the program of `prepare(config, data, say, devices) -> Task` with the config that the flags describe.
 
     Args:
+        kind: the class of the config.
         split: of the data, whose pictures --explain counts.
         opened: (data, split, channels=) -> the source of these pictures.
     """
@@ -146,8 +150,21 @@ def _chosen(values, kind):
 
 def _main(argv, kind, prepare, split, opened=open_source):
     values = flags.FLAGS
-    go_on = f"Go on with --resume --workdir {values.workdir}"
-    return exit_code(lambda: _body(argv, values, kind, prepare, split, opened), go_on)
+    return exit_code(lambda: _body(argv, values, kind, prepare, split, opened), lambda: _go_on(values, kind))
+
+
+def _go_on(values, kind):
+    """What is said after a signal: a command needs a run in the folder, and one that resumes may have changed it."""
+    if values.resume:
+        return "The same command goes on."
+    if not (values.workdir and (folder_of(values.workdir) / RECIPE).is_file()):
+        return "The same command begins again."
+    return f"Go on with: {command_line(_program(kind), '--resume', '--workdir', values.workdir)}"
+
+
+def _program(kind):
+    """The program that takes configs of a class."""
+    return kind.__name__.lower()
 
 
 def _body(argv, values, kind, prepare, split, opened):
@@ -158,7 +175,7 @@ def _body(argv, values, kind, prepare, split, opened):
     if values.explain:
         source = opened(data, split, channels=config.channels) if data else None
         images, classes = source and config.images_of(source), source and len(source.classes)
-        print(explain(values.recipe, config, images, values.set, classes))
+        print(explain(values.recipe, config, images, values.set, classes, data))
         return
     if not data:
         raise ValueError(f"--data must be {SPECS}. Received: none. Try --data shapes.")

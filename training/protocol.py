@@ -155,7 +155,7 @@ def launch(kind, run, takes=SPECS, takes_files=False, go_on=BEGINS_AGAIN):
 
 def main(argv, kind, run, takes=SPECS, takes_files=False, go_on=BEGINS_AGAIN, values=flags.FLAGS):
     """The exit code."""
-    return exit_code(lambda: _body(argv, kind, run, takes, takes_files, values), go_on)
+    return exit_code(lambda: _body(argv, kind, run, takes, takes_files, values), lambda: f"{go_on}.")
 
 
 def _body(argv, kind, run, takes, takes_files, values):

@@ -9,7 +9,6 @@ again, it goes on where it was.
 
 import dataclasses
 import itertools
-import pathlib
 import statistics
 import sys
 import time
@@ -29,6 +28,7 @@ from training.fields import as_flags, command_line, require, with_settings
 from training.logs import Terminal, duration
 from training.recipes import RECIPES
 from training.run import once
+from training.workdir import folder_of
 
 DATA = "shapes"
 ARMS = {"pre-trained": "finetune_shapes", "from scratch": "scratch_shapes"}
@@ -52,7 +52,7 @@ class Quickstart:
 
 def run(config, workdir, log):
     """Does it all and returns {"pre-training": results, arm: [results of each seed]}."""
-    folder, start = pathlib.Path(workdir), time.perf_counter()
+    folder, start = folder_of(workdir), time.perf_counter()
     log(f"1/4 FCMAE pre-training on unlabelled pictures ({keras.backend.backend()} backend)")
     recipe = dataclasses.replace(RECIPES["pretrain_shapes"], steps=config.pretrain_steps)
     pretrained = once(pretrain.prepare, recipe, folder / "pretrained", DATA, log)

@@ -460,7 +460,11 @@ def about(name):
     return dataclasses.replace(found, expected=expected, init=found.init.format(size=size), notes=notes)
 
 
-def following(config, images=None):
+# What a program finds on a machine, not on the pictures: the next program finds the same.
+OF_THE_MACHINE = ("devices", "strategy", "dtype", "remat", "workers", "worker_processes", "jit")
+
+
+def following(config, images=None, parts=1):
     """(name of the fine-tuning recipe that fits a pre-training, settings that it needs).
 
     The recipe is the counterpart of the pre-training recipe that has most values in common with the config; of several,
@@ -468,6 +472,7 @@ def following(config, images=None):
 
     Args:
         images: how many there are to fine-tune on, which a batch cannot exceed; None: enough.
+        parts: over how many devices a batch is shared out.
     """
 
     def other(recipe, names):
@@ -477,11 +482,13 @@ def following(config, images=None):
     names = [name for name, recipe in RECIPES.items() if isinstance(recipe, Pretrain)]
     nearest_one = min(reversed(names), key=lambda name: len(other(RECIPES[name], fields)))
     name = f"finetune_{nearest_one.rpartition('_')[2]}"
-    settings = other(RECIPES[name], ("size", "depths", "dims", "stem_patch_size", "image_size", "channels"))
+    network = ("size", "depths", "dims", "stem_patch_size", "image_size", "channels")
+    settings = other(RECIPES[name], (*network, *OF_THE_MACHINE))
     recipe, lowered = RECIPES[name], config.batch_size < RECIPES[nearest_one].batch_size
     most = min(images or recipe.batch_size, config.batch_size if lowered else recipe.batch_size)
-    if most < recipe.batch_size:
-        settings["batch_size"] = max(2, most - most % 2) if recipe.mixes else most
+    multiple = parts * recipe.accumulation * (2 if recipe.mixes else 1)  # images are mixed in pairs
+    if (batch := max(multiple, most - most % multiple)) != recipe.batch_size:
+        settings["batch_size"] = batch
     return name, settings
 
 

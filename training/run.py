@@ -1,9 +1,7 @@
 """What is the same for every program: folder, seed, plan, step, log, loop, checkpoints, saving."""
 
 import dataclasses
-import pathlib
 import random
-import shlex
 from collections.abc import Callable, Mapping
 
 import keras
@@ -12,12 +10,12 @@ import numpy as np
 from training.checkpoints import Checkpoints, differing, holds_whole
 from training.data import training_batches
 from training.devices import open_devices
-from training.fields import require
+from training.fields import module_line, require
 from training.logs import Log, Terminal, in_words
 from training.loop import Plan, Stopped, train
 from training.optimizers import OPTIMIZERS, addressed
 from training.steps import make_step
-from training.workdir import CHECKPOINTS, RECIPE, RESULTS, Workdir, read_record, read_results
+from training.workdir import CHECKPOINTS, RECIPE, RESULTS, Workdir, folder_of, read_record, read_results
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +100,7 @@ def once(prepare, config, workdir, data, say):
     Raises:
         ValueError: the folder holds the results of another recipe, or of another backend.
     """
-    folder = pathlib.Path(workdir)
+    folder = folder_of(workdir)
     if not (folder / RESULTS).exists():
         return run(prepare, config, folder, data, (folder / RECIPE).exists(), say)
     kept = read_record(folder / RECIPE)
@@ -133,7 +131,7 @@ def _results(config, task, plan, folder, devices, resume, say):
     numbers = _choose(config, task, step, checkpoints, numbers, say)
     results = {"steps": plan.total_steps, **log.results(), **numbers, **task.facts, "folder": str(folder.path)}
     results |= {what: str(where) for what, where in task.save(folder).items()}
-    curves = shlex.join(["tensorboard", "--logdir", str(folder.path / "tensorboard")])
+    curves = module_line("tensorboard.main", "--logdir", folder.path / "tensorboard")
     results["next"] = [*task.next_lines(results), curves]
     folder.write_results(results)
     return results

@@ -8,7 +8,13 @@ import keras
 import keras_convnextv2 as kc
 from keras_convnextv2.preprocessing import channel_statistics
 from training.configs import Segment
-from training.data import SegmentationAugmentation, open_maps, require_readable, say_held_out, segmentation_example
+from training.data import (
+    SegmentationAugmentation,
+    open_maps,
+    say_held_out,
+    say_lacking_classes,
+    segmentation_example,
+)
 from training.data.label_maps import IGNORE, require_maps
 from training.evaluation.segmentation import agreement, numbers
 from training.fields import require
@@ -80,9 +86,8 @@ def prepare(config, data, say, devices):
     source, test = open_sources(config, data)
     devices.require_same_pictures(source, test)
     say_held_out(test, say)
-    require_readable(test, say)
-    for checked in (source, test):
-        require_maps(checked, say)
+    require_maps(source, say)
+    say_lacking_classes(test, require_maps(test, say), say, "pixel", "mIoU", "every answer will be right")
     model = build(config, source.classes, say)
     predict = make_predict(model, jit=config.jit, devices=devices)
     look = {"window": None if config.whole else config.image_size, "resize": config.resize or None}

@@ -10,6 +10,7 @@ from PIL import Image
 from keras_convnextv2 import segmentation, visualize
 from training.data import UnreadableImage, open_maps, say_held_out
 from training.data.decode import open_file, printable
+from training.data.folder import HELD_OUT
 from training.data.label_maps import IGNORE, require_maps
 from training.evaluation.classes import require_order
 from training.evaluation.segmentation import Windows, agreement, numbers
@@ -44,7 +45,7 @@ def evaluate(config, folder, trained, data, say):
     if config.split not in SPLITS:
         raise ValueError(f"split of label maps must be one of {', '.join(SPLITS)}. Received: {config.split!r}")
     recipe = trained.record.get("recipe", {})
-    share = config.validation_split or recipe.get("validation_split", 0.1)
+    share = config.validation_split or recipe.get("validation_split", HELD_OUT)
     count = trained.model.decode_head.classifier.units
     options = {"classes": count, "ignored": tuple(recipe.get("ignored", (IGNORE,)))}
     source = open_maps(data, SPLITS[config.split], channels=trained.channels, validation_split=share, **options)

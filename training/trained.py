@@ -83,7 +83,8 @@ class Trained:
         Raises:
             ValueError: it has no head.
         """
-        hint = f"{command_line('probe', '--model', self.name)} measures what an encoder has learnt."
+        words = ["--model", self.name, "--data", "folder:LABELLED_PICTURES", "--workdir", "FOLDER"]
+        hint = f"{command_line('probe', *words)} measures what an encoder has learnt."
         other = "a segmenter" if self.segments else "a detector" if self.detects else ""
         received = f"{self.name}, {other or 'an encoder without a head'}"
         require(self.outputs, "model must be a classifier", received, "" if other else hint)

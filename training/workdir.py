@@ -51,7 +51,7 @@ class Workdir:
     def __init__(self, path, program, config, data, resume, writes=True):
         if not path:
             raise ValueError("--workdir must name a folder for the run. Received: none. Try --workdir runs/first.")
-        self.path, self.writes = pathlib.Path(path), writes
+        self.path, self.writes = folder_of(path), writes
         described = {"program": program, "data": data, "class": type(config).__name__}
         self._record = {**described, "recipe": dataclasses.asdict(config), "versions": versions()}
         if self.path.exists() and not self.path.is_dir():
@@ -140,11 +140,16 @@ class Workdir:
             raise ValueError(f"--resume needs the same recipe but for {free}. Received other values for: {changes}.")
 
 
+def folder_of(path):
+    """What --workdir names; a shell leaves the ~ of --workdir=~/run as it is."""
+    return pathlib.Path(os.path.expanduser(path))
+
+
 def recorded(path, kind):
     """(config, data) of the run in a folder, whose config must be of this class."""
-    if not (pathlib.Path(path) / RECIPE).is_file():
+    if not (folder_of(path) / RECIPE).is_file():
         raise ValueError(f"--resume needs a --workdir that holds a run ({RECIPE}). Received: {str(path)!r}.")
-    held = read_record(pathlib.Path(path) / RECIPE)
+    held = read_record(folder_of(path) / RECIPE)
     if held["program"] != kind.__name__.lower():
         rule = f"--resume needs the run's own program, {held['program']!r}"
         raise ValueError(f"{rule}. Received: {kind.__name__.lower()!r}.")

@@ -92,6 +92,7 @@ def test_a_folder_without_a_split_is_evaluated_where_training_holds_out(saved, t
     say = lambda text, progress=False: lines.append(text)  # noqa: E731
     held_out = evaluate.run(Evaluate(), saved, data, str(tmp_path / "out"), say)["protocol"]["images"]
     assert 3 <= held_out < 20 and any("--set split=all takes every one" in line for line in lines)
+    assert any(f"so {held_out} pictures are held out by their names" in line for line in lines)
     assert evaluate.run(Evaluate(split="all"), saved, data, str(tmp_path / "out"), quiet)["protocol"]["images"] == 60
 
 
@@ -212,7 +213,10 @@ def encoder(path):
         (["--model", "{}/nowhere"], "no weights file at .*nowhere"),
         (["--model", "{}"], "model.keras is missing: has that run ended"),
         (["--model", "{}/bad.keras"], "--model must be a whole .keras file. Received: .*bad.keras"),
-        (["--model", "{}/encoder.keras"], "model must be a classifier. .* -m training.probe --model"),
+        (
+            ["--model", "{}/encoder.keras"],
+            "must be a classifier. .*probe --model .* --data folder:LABELLED_PICTURES --workdir",
+        ),
         (["--model", "imagenet"], "'imagenet' exists for several sizes: name one in full"),
         (["--set", "splt=test"], "--set must name a field of the Evaluate config. .*Closest: split"),
         (["--set", "crop_fraction=2"], r"crop_fraction must be in \[0, 1\] or none. Received: 2.0"),

@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import importlib.util
 import itertools
 import json
 import os
@@ -17,9 +18,9 @@ from absl import flags
 import keras_convnextv2 as kc
 from keras_convnextv2.layers.preprocessing import Preprocessing
 from tests.training.data.conftest import GOLDEN, write_picture
-from tests.training.data.test_label_maps import write_pair
-from tests.training.data.test_objects import coco_tree
-from training import checkpoints, detect, finetune, pretrain, program, segment, workdir
+from tests.training.data.test_label_maps import write_map, write_pair
+from tests.training.data.test_objects import coco_tree, write_coco
+from training import ablate, checkpoints, detect, finetune, pretrain, program, segment, workdir
 from training import quiet as quiet_module
 from training import run as run_module
 from training.configs import Detect, Finetune, Pretrain, Segment
@@ -30,11 +31,14 @@ from training.data import (
     UnreadableImage,
     evaluation_batches,
     open_source,
+    say_lacking_classes,
     training_batches,
 )
 from training.data.augmentation import evaluation_picture
 from training.devices import ONE
-from training.fields import with_settings
+from training.fields import as_flags, with_settings
+from training.loop import Stopped
+from training.pack import pack
 from training.recipes import RECIPES, following
 from training.run import averaging, once, run
 from training.trained import open_trained
@@ -47,6 +51,8 @@ TINY = {
 }
 PRETRAIN = Pretrain(**TINY, warmup_epochs=0.5, decoder_dim=8)
 FINETUNE = Finetune(**TINY, layer_decay=0.9, drop_path_rate=0.3, ema=0.9, head_init_scale=1.0)
+SEGMENT = Segment(size="atto", image_size=(32, 48))
+DETECT = Detect(size="atto", image_size=(32, 48), filter_empty=False, masks=False)
 
 
 def quiet(text, progress=False):
@@ -462,6 +468,50 @@ def test_what_is_odd_about_the_classes_is_said(tmp_path):
     assert lines[1] == "there is one class alone, 'a': every answer will be right"
 
 
+def maps_with(folder, split, value, names=("sky", "sea", "boat")):
+    write_picture(folder / split / "images" / "0.png", 0, (32, 48))
+    (folder / "classes.txt").write_text("\n".join(names))
+    write_map(folder / split / "labels" / "0.png", np.array([[value, 255]] * 32).repeat(24, 1))
+
+
+def objects_with(folder, split, of, names=("sky", "sea", "boat")):
+    write_picture(folder / "images" / "a.png", 1, (24, 20))
+    write_picture(folder / "images" / "b.png", 1, (24, 20))
+    box = {"image_id": 1, "bbox": [2, 2, 9, 9], "area": 81, "iscrowd": 0}
+    crowd = {**box, "id": 2, "category_id": 3, "iscrowd": 1}
+    rows = [{**box, "id": 1, "category_id": of + 1}, *([crowd] if len(names) > 2 else [])]
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+    write_coco(folder / "annotations" / f"{split}.json", rows, categories=categories)
+
+
+@pytest.mark.parametrize(
+    "module, config, arrange, what, alone",
+    [
+        (segment, SEGMENT, maps_with, "pixel of sky, boat: the mIoU", "every answer will be right"),
+        (detect, DETECT, objects_with, "object of sky, boat: the AP", "every box that is found is of it"),
+    ],
+)
+def test_classes_that_nothing_to_test_on_has_are_said(module, config, arrange, what, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "build", lambda *_: 1 / 0)  # all that follows is of no matter here
+    more = {"names": ["sky"]}
+    for folder, numbers, names in ((tmp_path / "three", (0, 1), {}), (tmp_path / "one", (0, 0), more)):
+        for split, number in zip(("train", "val"), numbers, strict=True):
+            arrange(folder, split, number, **names)
+    said = []
+    for folder in ("three", "one"):
+        with pytest.raises(ZeroDivisionError):
+            module.prepare(config, f"folder:{tmp_path / folder}", said.append, ONE)
+    three = f"folder:{tmp_path / 'three'} (test) has no {what} says nothing about them"
+    assert said == [three, f"there is one class alone, 'sky': {alone}"]
+
+
+def test_of_many_classes_that_lack_a_few_are_named():
+    said, source = [], PictureSource("it", None, 1, channels=3, classes=[f"c{n}" for n in range(9)])
+    say_lacking_classes(source, np.array([8, 8]), said.append, "picture", "accuracy", "")
+    say_lacking_classes(source, range(9), said.append, "picture", "accuracy", "")
+    assert said == ["it has no picture of c0, c1, c2, c3, c4 and 3 more: the accuracy says nothing about them"]
+
+
 def classes_in(folder):
     for number in range(12):
         write_picture(folder / "ab"[number % 2] / f"{number}.png", number)
@@ -478,17 +528,17 @@ def objects_in(folder):
 
 
 @pytest.mark.parametrize(
-    "module, config, arrange, count",
+    "module, check, config, arrange, count",
     [
-        (finetune, FINETUNE, classes_in, 2),
-        (segment, Segment(size="atto", image_size=(32, 48)), maps_in, 1),
-        (detect, Detect(size="atto", image_size=(32, 48), filter_empty=False), objects_in, 1),
+        (finetune, "require_readable", FINETUNE, classes_in, 2),
+        (segment, "require_maps", SEGMENT, maps_in, 1),
+        (detect, "require_objects", DETECT, objects_in, 1),
     ],
 )
-def test_a_division_of_ones_own_is_said(module, config, arrange, count, tmp_path, monkeypatch):
+def test_a_division_of_ones_own_is_said(module, check, config, arrange, count, tmp_path, monkeypatch):
     arrange(tmp_path)
     said = []
-    monkeypatch.setattr(module, "require_readable", lambda *_: 1 / 0)  # all that follows is of no matter here
+    monkeypatch.setattr(module, check, lambda *_, **options: 1 / 0)  # all that follows is of no matter here
     config = dataclasses.replace(config, validation_split=0.05)
     with pytest.raises(ZeroDivisionError):
         module.prepare(config, f"folder:{tmp_path}", said.append, ONE)
@@ -612,7 +662,9 @@ def test_the_next_command_fits_the_pre_training(pretrained, tmp_path):
     recipe = with_settings(RECIPES[command[command.index("--recipe") + 1]], [*settings, "steps=1"])
     assert recipe.network == PRETRAIN.network and recipe.image_size == PRETRAIN.image_size
     assert run(finetune.prepare, recipe, str(tmp_path / "next"), DATA, say=quiet)["steps"] == 1
-    assert shlex.split(pretrained[1]["next"][-1]) == ["tensorboard", "--logdir", str(pretrained[0] / "tensorboard")]
+    curves = [sys.executable, "-m", "tensorboard.main", "--logdir", str(pretrained[0] / "tensorboard")]
+    assert shlex.split(pretrained[1]["next"][-1]) == curves
+    assert importlib.util.find_spec("tensorboard.main")
     assert following(RECIPES["pretrain_photos"]) == ("finetune_photos", {})
     assert following(RECIPES["pretrain_shapes"]) == ("finetune_shapes", {})
 
@@ -639,6 +691,76 @@ def test_the_next_batch_is_neither_above_the_pictures_nor_above_a_lowered_one():
     assert following(dataclasses.replace(photos, batch_size=64), 100) == ("finetune_photos", {})
     assert RECIPES["finetune_base"].mixes  # pairs
     assert following(RECIPES["fcmae_base"], 31) == ("finetune_base", {"batch_size": 30})
+
+
+def test_the_next_batch_is_one_that_the_devices_can_share():
+    photos = RECIPES["pretrain_photos"]
+    assert following(photos, 27, parts=2) == ("finetune_photos", {"batch_size": 26})
+    assert following(photos, parts=3) == ("finetune_photos", {"batch_size": 30})
+    assert following(RECIPES["fcmae_base"], 31, parts=3) == ("finetune_base", {"batch_size": 30})
+    assert following(RECIPES["fcmae_base"], 29, parts=4) == ("finetune_base", {"batch_size": 24})
+
+
+def test_the_next_command_has_what_a_machine_asked_for():
+    machine = {"devices": 1, "strategy": "one", "dtype": "mixed_bfloat16", "remat": True, "workers": 3, "jit": False}
+    machine["worker_processes"] = 2
+    config = dataclasses.replace(RECIPES["pretrain_photos"], batch_size=9, **machine)
+    name, settings = following(config)
+    assert (name, settings) == ("finetune_photos", {**machine, "batch_size": 9})
+    words = [word for flag, word in itertools.pairwise(as_flags(settings)) if flag == "--set"]
+    assert with_settings(RECIPES[name], words) == dataclasses.replace(RECIPES[name], **settings)
+
+
+def pictures_of(folder, split, names, count=12):
+    for number in range(count):
+        for name in names:
+            write_picture(folder / split / name / f"{number}.png", [len(split), number])
+    return f"folder:{folder}"
+
+
+def packed(folder):
+    pictures_of(folder, "in", "ab")
+    pack(f"folder:{folder / 'in'}", folder / "set", validation_split=0.3, say=quiet)
+    return f"records:{folder / 'set'}"
+
+
+def with_test(folder):
+    pictures_of(folder, "val", "ab", 2)
+    return pictures_of(folder, "train", "ab")
+
+
+def without_test(folder):
+    return pictures_of(folder, "train", "ab")
+
+
+@pytest.mark.parametrize("arrange, opens", [(packed, True), (with_test, True), (without_test, False)])
+def test_the_next_command_names_data_that_fine_tuning_opens(arrange, opens, tmp_path):
+    data = arrange(tmp_path)
+    task = pretrain.prepare(PRETRAIN, data, quiet, ONE)
+    words = shlex.split(task.next_lines({"folder": "run"})[0])
+    named = words[words.index("--data") + 1]
+    assert named == (data if opens else "folder:LABELLED_PICTURES")
+    settings = [word for flag, word in itertools.pairwise(words) if flag == "--set"]
+    recipe = with_settings(RECIPES[words[words.index("--recipe") + 1]], settings)
+    if opens:
+        source, test = finetune.open_labelled(recipe, named, quiet)
+        assert source.count >= recipe.batch_size and test.count
+
+
+def test_other_classes_to_test_on_are_no_data_to_go_on_with(monkeypatch):
+    def open_source(name, split, **_):
+        classes = ["a", "b"] if split == "test" else ["a", "c"]
+        return PictureSource(name, None, 9, channels=3, classes=classes)
+
+    monkeypatch.setattr(pretrain, "open_source", open_source)
+    assert pretrain._labelled("tfds:set") == ("folder:LABELLED_PICTURES", None)
+
+
+def test_a_share_that_packing_held_out_is_said(tmp_path):
+    data, lines = packed(tmp_path), []
+    _, test = finetune.open_labelled(dataclasses.replace(FINETUNE, validation_split=0.3), data, lines.append)
+    how = f"so {test.count} pictures are held out by their names (validation_split=0.3)"
+    assert lines == [f"{data} (test): the folder has no such part, {how}"]
 
 
 def test_a_short_run_has_an_average_that_follows_it():
@@ -733,6 +855,40 @@ def test_a_run_that_was_begun_goes_on_and_one_that_ended_is_taken(tmp_path, monk
             once(dataclasses.replace(FINETUNE, **other))
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Stopped("stopped after step 3", 15)])
+def test_what_is_said_after_a_signal_works_as_printed(pretrained, stop, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "my run"
+
+    def said(*more):
+        values = program.define_flags(flags.FlagValues())
+        monkeypatch.setattr(program.flags, "FLAGS", values)
+        argv = values(["program", "--recipe", "pretrain_shapes", "--data", DATA, "--workdir", str(folder), *more])
+        assert program._main(argv, Pretrain, pretrain.prepare, "unlabelled") == getattr(stop, "exit_code", 130)
+        return capsys.readouterr().err.strip().partition(". ")[2]
+
+    def run(*_):
+        raise stop
+
+    monkeypatch.setattr(program, "run", run)
+    assert said() == "The same command begins again."
+    shutil.copytree(pretrained[0], folder)
+    assert said("--resume", "--set", "epochs=3") == "The same command goes on."
+    words = shlex.split(said().removeprefix("Go on with: "))
+    assert words[:3] == [sys.executable, "-m", "training.pretrain"]
+    values = program.define_flags(flags.FlagValues())
+    assert values(["program", *words[3:]]) == ["program"]
+    assert program._chosen(values, Pretrain) == (PRETRAIN, DATA)
+
+
+def test_a_workdir_may_begin_with_a_tilde(pretrained, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(pretrained[0], tmp_path / "run")
+    assert workdir.recorded("~/run", Pretrain) == (PRETRAIN, DATA)
+    assert workdir.Workdir("~/run", "pretrain", PRETRAIN, DATA, resume=True).path == tmp_path / "run"
+    assert once(pretrain.prepare, PRETRAIN, "~/run", DATA, quiet)["steps"] == 6
+    assert ablate.ablate([], 1, "~/grid", DATA, (), quiet) == {} and (tmp_path / "grid").is_dir()
+
+
 def test_there_are_six_flags():
     values = program.define_flags(flags.FlagValues())
     assert sorted(values) == ["data", "explain", "recipe", "resume", "set", "workdir"]
@@ -807,7 +963,9 @@ def test_explain_prints_the_recipe_and_stops(tmp_path):
     assert "patches = 16, visible = 8" in done.stdout
     assert "epoch steps = 2  # 24 images" in done.stdout
     assert "peak_lr = 0.000375" in done.stdout
-    assert "command: python -m training.pretrain --recipe pretrain_shapes" in done.stdout
+    own = ["--recipe", "pretrain_shapes", "--data", DATA, "--workdir", "FOLDER", *command[8:12]]
+    assert f"command: {shlex.join([sys.executable, '-m', 'training.pretrain', *own])}\n" in done.stdout
+    assert "what follows is of the recipe without the changes, on its own data\n" in done.stdout
     assert "hardware: two cores" in done.stdout
     assert "all layers  0.000375" in done.stdout and "weights = 936,112" in done.stdout
     assert not (tmp_path / "run").exists()
@@ -819,12 +977,27 @@ def test_explain_has_the_rate_of_each_layer_and_what_the_run_needs():
     assert len(rows) == 1 + 3 + 18 + 2
     assert rows["stem"].split() == ["0.000480303", "=", "peak", "*", "0.150095"] and "* 1" in rows["head"]
     assert "total steps = 375300  # 1,281,167 images" in said and "exaFLOP" in said
-    assert "command: python -m training.finetune --recipe finetune_tiny --data tfds:imagenet2012" in said
+    assert " -m training.finetune --recipe finetune_tiny --data tfds:imagenet2012 --workdir FOLDER" in said
     assert "--set init=convnextv2_tiny.fcmae --set epochs=300" in said
     assert "note: erasing is not in the tables" in said and "top-1 83.0%" in said
     without = program.explain("finetune_tiny", RECIPES["finetune_tiny"])
     changed = [line for line in said.splitlines() if line not in without.splitlines()]
     assert changed[-1] == "what follows is of the recipe without the changes" and len(changed) == 2  # and the command
+
+
+def test_explain_says_whose_figures_it_has_and_a_command_that_a_shell_reads():
+    settings, data = ["image_size=(96, 64)", "init=my weights.h5"], "folder:my photos"
+    config = with_settings(RECIPES["finetune_atto"], settings)
+    said = program.explain("finetune_atto", config, 2580, settings, 3, data).splitlines()
+    (command,) = (line.removeprefix("command: ") for line in said if line.startswith("command: "))
+    words = ["--recipe", "finetune_atto", "--data", data, "--workdir", "FOLDER"]
+    words += ["--set", settings[0], "--set", settings[1]]
+    assert shlex.split(command) == [sys.executable, "-m", "training.finetune", *words]
+    plain = program.explain("finetune_atto", RECIPES["finetune_atto"], 2580, (), 3, data).splitlines()
+    qualified = plain.index("what follows is of the recipe on its own data")
+    assert qualified < next(n for n, line in enumerate(plain) if "76.7" in line)
+    own = program.explain("finetune_atto", RECIPES["finetune_atto"], data="tfds:imagenet2012")
+    assert "what follows" not in own
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Pictures for training and evaluation: sources, augmentation, examples, mixing, and the pipeline of batches."""
 
 from training.data.augmentation import Augmentation, ColorJitter, Erasing
-from training.data.checking import require_readable, say_held_out
+from training.data.checking import require_readable, say_held_out, say_lacking_classes
 from training.data.decode import UnreadableImage
 from training.data.detection import DetectionAugmentation
 from training.data.examples import classification_example, pretraining_example, segmentation_example
@@ -37,6 +37,7 @@ __all__ = [
     "require_objects",
     "require_readable",
     "say_held_out",
+    "say_lacking_classes",
     "segmentation_example",
     "take_per_class",
     "tiled",

@@ -6,6 +6,7 @@ from training.data.decode import UnreadableImage
 from training.data.picture_source import PictureSource
 
 NAMED = 20  # files in one error
+NAMED_CLASSES = 5  # in one line
 EVERY = 5000  # pictures between two lines of progress
 
 
@@ -14,6 +15,24 @@ def say_held_out(source, say):
     if isinstance(source, PictureSource) and source.held_out:
         how = f"{source.count:,} pictures are held out by their names (validation_split={source.held_out:g})"
         say(f"{source.name}: the folder has no such part, so {how}")
+
+
+def say_lacking_classes(source, seen, say, what, measure, alone):
+    """Says of a source to test on which classes it has nothing of, or that there is one class alone.
+
+    Args:
+        seen: the numbers of the classes that are there, each once or more.
+        what, measure: words for what a class is seen by, and for what therefore says nothing about it.
+        alone: what follows from one class alone.
+    """
+    if len(source.classes) == 1:
+        say(f"there is one class alone, {source.classes[0]!r}: {alone}")
+    seen = set(map(int, seen))
+    lacking = [name for number, name in enumerate(source.classes) if number not in seen]
+    if lacking:
+        named, more = ", ".join(lacking[:NAMED_CLASSES]), len(lacking) - NAMED_CLASSES
+        named += f" and {more} more" if more > 0 else ""
+        say(f"{source.name} has no {what} of {named}: the {measure} says nothing about them")
 
 
 def require_readable(source, say, workers=None):

@@ -12,11 +12,12 @@ from training.data.decode import SUFFIXES, open_file, printable, size_of
 from training.data.picture_source import PictureSource, fit_in_memory, named
 
 LAYOUT = "PATH/train/<class>/* and PATH/test/<class>/* or PATH/val/<class>/*"
+HELD_OUT = 0.1  # of a folder without a test
 _TRAIN = ("train", "training")
 _TEST = ("test", "val", "validation", "valid")  # the first one that is there
 
 
-def open_folder(path, split, channels, keep=None, validation_split=0.1):
+def open_folder(path, split, channels, keep=None, validation_split=HELD_OUT):
     """The pictures of one split, by path; labels count the folders of train in alphabetical order.
 
     Args:
@@ -42,7 +43,7 @@ def pictures_in(path, by_name=False):
     return _pictures(os.path.expanduser(path), by_name=by_name)
 
 
-def listed(path, split, validation_split=0.1):
+def listed(path, split, validation_split=HELD_OUT):
     """(paths, classes, labels or None) of the pictures of one split."""
     root = _root(path)
     if split != "unlabelled":

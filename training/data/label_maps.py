@@ -8,7 +8,7 @@ from PIL import Image
 
 from training.data.checking import each
 from training.data.decode import lines_of, open_file, printable, size_of
-from training.data.folder import held_out, pictures_in
+from training.data.folder import HELD_OUT, held_out, pictures_in
 from training.data.picture_source import PictureSource, named
 
 IGNORE = 255
@@ -73,7 +73,7 @@ def label_values(path):
     return values
 
 
-def open_labelled_maps(path, split, *, channels=3, classes=0, ignored=(IGNORE,), validation_split=0.1):
+def open_labelled_maps(path, split, *, channels=3, classes=0, ignored=(IGNORE,), validation_split=HELD_OUT):
     """A PictureSource whose targets are LabelMaps, by the names of files: `a.jpg` has `a.png`.
 
     Args:
@@ -187,15 +187,14 @@ def _classes(root, photos, count, ignored):
 
 
 def require_maps(source, say):
-    """Reads the label map of every photo of a source, in parallel.
+    """Reads the label map of every photo of a source, in parallel; the numbers of the classes in them, a set.
 
     Raises:
         ValueError: names all that are bad, and photos that cannot be opened.
     """
     rule = f"every photo of {source.name} and its label map must be sound"
-    for _ in each(source, lambda index: _checked(*source.opened(index)), say, rule, "label maps"):
-        pass
+    return set().union(*each(source, lambda index: _checked(*source.opened(index)), say, rule, "label maps"))
 
 
 def _checked(picture, labels):
-    labels.array(picture.size)
+    return set(np.unique(labels.array(picture.size)).tolist()) - {IGNORE}

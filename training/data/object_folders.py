@@ -7,7 +7,7 @@ import numpy as np
 
 from training.data import coco, dota, voc
 from training.data.decode import open_file, size_of
-from training.data.folder import held_out
+from training.data.folder import HELD_OUT, held_out
 from training.data.labelled import Labelled
 from training.data.picture_source import PictureSource, named
 
@@ -17,7 +17,7 @@ SPLITS = {"train": ("train",), "val": ("val",), "test": ("test", "val")}  # the 
 
 
 def open_folder_of_objects(
-    path, split, *, channels=3, classes=(), validation_split=0.1, filter_empty=False, min_size=0
+    path, split, *, channels=3, classes=(), validation_split=HELD_OUT, filter_empty=False, min_size=0
 ):
     """A PictureSource whose targets are `Objects`.
 

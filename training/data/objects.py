@@ -244,19 +244,23 @@ def _coder():
 def require_objects(source, say, *, masks=False, lacking=False):
     """Reads the objects of every picture of a source, in parallel; says once what was clipped or left out.
 
+    Returns:
+        The numbers of the classes of those that training has as targets and metrics count, a set.
+
     Args:
         masks: whether all masks are drawn, too.
         lacking: whether there may be boxes alone then.
     Raises:
         ValueError: names all pictures whose objects are bad, and those that cannot be opened.
     """
-    counts, first = {"clipped": 0, "dropped": 0}, {}
+    counts, first, seen = {"clipped": 0, "dropped": 0}, {}, set()
     rule = f"every picture of {source.name} and its objects must be sound"
 
     def check(index):
         return _checked(masks, lacking, *source.opened(index))
 
     for objects in each(source, check, say, rule, "pictures with objects"):
+        seen.update(objects.classes[objects.trained].tolist())
         for kind in counts:
             ids = getattr(objects, kind)
             counts[kind] += len(ids)
@@ -268,6 +272,7 @@ def require_objects(source, say, *, masks=False, lacking=False):
     ):
         if counts[kind]:
             say(f"{source.name}: {counts[kind]:,} boxes {what}; the first one: {first[kind]}")
+    return seen
 
 
 def _checked(masks, lacking, picture, objects):

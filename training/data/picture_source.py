@@ -171,6 +171,8 @@ class StreamSource:
         contents: as of `PictureSource`.
     """
 
+    held_out = None  # whoever has a stream has a part to test on
+
     def __init__(self, name, records, count, *, channels, classes=(), labelled=True, contents=None):
         self.name, self.records, self.count, self.channels = name, records, int(count), channels
         self.classes, self.labelled, self._contents = tuple(classes), labelled, contents

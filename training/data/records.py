@@ -40,8 +40,9 @@ def open_records(path, split, channels, keep=None, validation_split=None):
     _require_whole(root, files)
     shards = Shards([str(root / file["name"]) for file in files], [file["records"] for file in files])
     labelled = split != "unlabelled"
-    if labelled and validation_split is not None:
-        _require_divided_by(validation_split, path, manifest["settings"]["validation_split"], shards)
+    held_out = manifest["settings"]["validation_split"] if labelled and _was_divided(shards) else None
+    if held_out is not None and validation_split is not None:
+        _require_divided_by(validation_split, path, held_out)
 
     def read(index):
         head, _, picture = shards[index].partition(b"\n")
@@ -55,7 +56,7 @@ def open_records(path, split, channels, keep=None, validation_split=None):
     labels = functools.partial(_labels, labels_file(root, held), len(shards)) if labelled else None
     contents = functools.partial(zlib.crc32, json.dumps(files).encode())  # with the checksums of all
     kinds = {"channels": channels, "classes": manifest["classes"] if labelled else (), "labels": labels, "keep": keep}
-    kinds["contents"] = contents
+    kinds |= {"contents": contents, "held_out": held_out}
     return PictureSource(f"records:{path} ({split})", read, len(shards), **kinds)
 
 
@@ -73,9 +74,14 @@ def _labels(path, count):
     return labels
 
 
-def _require_divided_by(share, path, held, shards):
-    """Raises where packing has held out another share; a train and a test of the folder's own are as they are."""
-    if share == held or in_split(json.loads(shards[0].partition(b"\n")[0])["name"]):
+def _was_divided(shards):
+    """Whether packing divided the folder: a train and a test of its own are as they are."""
+    return not in_split(json.loads(shards[0].partition(b"\n")[0])["name"])
+
+
+def _require_divided_by(share, path, held):
+    """Raises where packing has held out another share."""
+    if share == held:
         return
     rule = f"validation_split must be {held}, by which records:{path} was divided when it was packed"
     hint = f"Try --set validation_split={held}, or pack with --validation_split {share}"

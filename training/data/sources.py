@@ -6,7 +6,7 @@ import numpy as np
 
 from training.data import shapes
 from training.data.decode import check_channels, to_channels
-from training.data.folder import open_folder
+from training.data.folder import HELD_OUT, open_folder
 from training.data.label_maps import IGNORE, open_labelled_maps
 from training.data.object_folders import SPLITS as OBJECT_SPLITS
 from training.data.object_folders import open_folder_of_objects
@@ -16,7 +16,6 @@ from training.data.prepared import open_prepared
 from training.data.records import open_records
 
 SPLITS = ("train", "unlabelled", "test")
-HELD_OUT = 0.1  # of a folder without a test
 SPECS = "shapes, shapes:COUNT, folder:PATH, records:PATH or tfds:NAME"  # what `--data` takes
 
 
@@ -55,7 +54,7 @@ def open_source(spec, split, *, channels=3, keep=None, validation_split=None, do
     raise ValueError(f"data must be {SPECS}. Received: {spec!r}")
 
 
-def open_maps(spec, split, *, channels=3, classes=0, ignored=(IGNORE,), validation_split=0.1):
+def open_maps(spec, split, *, channels=3, classes=0, ignored=(IGNORE,), validation_split=HELD_OUT):
     """A PictureSource whose targets are label maps.
 
     Args:
