@@ -120,11 +120,13 @@ class Replicas(OneDevice):
     """The replicas of a `tf.distribute` strategy."""
 
     def __init__(self, strategy):
+        import tensorflow as tf
+
         self.strategy, self.count = strategy, strategy.num_replicas_in_sync
-        resolver = getattr(strategy, "cluster_resolver", None)
-        spec = resolver and resolver.cluster_spec().as_dict()
-        if spec and len(spec.get("worker", ())) > 1:
-            self.processes, self.process = len(spec["worker"]), resolver.task_id
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):  # of all hosts of a TPU one has the program
+            resolver = strategy.cluster_resolver
+            self.processes, self.process = len(resolver.cluster_spec().as_dict()["worker"]), resolver.task_id
+        if self.processes > 1:
             self.lost = _raised_by_tensorflow()
         self.local = self.count // self.processes
         self.devices = strategy.extended.worker_devices  # of this process
@@ -350,12 +352,11 @@ def _of_jax(count):
             jax.config.update("jax_num_cpu_devices", count)
     there = [jax.local_devices(i) for i in range(jax.process_count())]
     kind, counts = there[0][0].platform, [len(local) for local in there]
-    wanted = count or (1 if kind == "cpu" else max(counts))
-    if wanted > min(counts) and len(set(counts)) > 1:
-        rule, hint = "all processes must have as many devices", f"Try devices={min(counts)}."
-        require(False, rule, ", ".join(map(str, counts)), hint)
-    if wanted > min(counts):
-        raise _too_many(wanted, min(counts), f"{kind} devices")
+    wanted = count or (1 if kind == "cpu" else counts[0])
+    hint = "Hide some, or give all of them the same devices=."
+    require(len(set(counts)) == 1, "all processes must have as many devices", ", ".join(map(str, counts)), hint)
+    if wanted > counts[0]:
+        raise _too_many(wanted, counts[0], f"{kind} devices")
     if wanted == 1 and jax.process_count() == 1:
         return OneDevice()
     return Mesh([device for local in there for device in local[:wanted]])

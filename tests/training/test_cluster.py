@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import keras
 import pytest
 
 from training import ablate, cluster, evaluate, predict, probe, protocol
 from training.configs import Finetune
-from training.devices import open_devices
+from training.devices import Replicas, open_devices
 
 BACKEND = keras.backend.backend()
 WORKERS = {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}
@@ -169,15 +170,32 @@ except ValueError as error:
     assert answer.stdout.strip() == expected, answer.stderr[-2000:]
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="strategies are TensorFlow's")
+@pytest.mark.parametrize("processes, kind", [(1, "TPUStrategy"), (2, "MultiWorkerMirroredStrategy")])
+def test_the_hosts_of_a_tpu_are_no_processes(processes, kind, monkeypatch):
+    """Of a strategy that is none of TensorFlow's but says it is: there are eight devices on two hosts."""
+    import tensorflow as tf
+
+    class Strategy:
+        num_replicas_in_sync = 8
+        extended = types.SimpleNamespace(worker_devices=())
+        cluster_resolver = types.SimpleNamespace(cluster_spec=lambda: tf.train.ClusterSpec(WORKERS), task_id=1)
+
+    monkeypatch.setattr(tf.distribute, kind, Strategy)
+    devices = Replicas(Strategy())
+    assert (devices.processes, devices.process, devices.local) == (processes, processes - 1, 8 // processes)
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
-def test_processes_of_jax_with_unequal_devices_are_told(monkeypatch, environment):
+@pytest.mark.parametrize("devices", [None, 1, 2])
+def test_processes_of_jax_with_unequal_devices_are_told(devices, monkeypatch, environment):
     import jax
 
     (one,) = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "local_devices", lambda i: [one] * (2 - i))
-    with pytest.raises(ValueError, match="as many devices. Received: '2, 1'. Try devices=1."):
-        asked(devices=2)
+    with pytest.raises(ValueError, match="as many devices. Received: '2, 1'. Hide some, or give all"):
+        asked(devices=devices)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
