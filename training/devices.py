@@ -209,8 +209,8 @@ def open_devices(config, say):
     """The Devices that `config.devices` and `config.strategy` ask for, before anything is computed.
 
     Raises:
-        ValueError: more devices than there are, a strategy that this backend or machine does not have, a batch that
-            they cannot share, or variables of the environment that do not describe the processes.
+        ValueError: more devices than there are, a strategy that this backend or machine does not have, or variables of
+            the environment that do not describe the processes.
     """
     backend = keras.backend.backend()
     cluster.require_one_process(f"training on {backend}", VARIABLES.get(backend, ()))
@@ -224,6 +224,14 @@ def open_devices(config, say):
         devices = OneDevice()
         if (config.devices or 1) > 1:
             say(f"{backend} trains on one device here, not on {config.devices}: TensorFlow and JAX take more")
+    return devices
+
+
+def require_divisible(config, devices):
+    """Raises where devices cannot share the batch; to ask once all processes are known to have the same recipe.
+
+    Before that one of them could raise alone, and the others would wait for it.
+    """
     parts = devices.count * config.accumulation
     if config.batch_size % parts:
         near = max(1, round(config.batch_size / parts)) * parts
@@ -231,7 +239,6 @@ def open_devices(config, say):
             f"batch_size must be divisible by devices times accumulation, {devices.count} x {config.accumulation}. "
             f"Received: {config.batch_size}. Nearest: {near}."
         )
-    return devices
 
 
 def _raised_by_tensorflow():
@@ -355,8 +362,10 @@ def _of_jax(count):
     wanted = count or (1 if kind == "cpu" else counts[0])
     hint = "Hide some, or give all of them the same devices=."
     require(len(set(counts)) == 1, "all processes must have as many devices", ", ".join(map(str, counts)), hint)
-    if wanted > counts[0]:
-        raise _too_many(wanted, counts[0], f"{kind} devices")
     if wanted == 1 and jax.process_count() == 1:
         return OneDevice()
-    return Mesh([device for local in there for device in local[:wanted]])
+    devices = Mesh([device for local in there for device in local[:wanted]])
+    if wanted > counts[0]:
+        devices.fail()  # the others may have asked for fewer
+        raise _too_many(wanted, counts[0], f"{kind} devices")
+    return devices

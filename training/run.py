@@ -11,7 +11,7 @@ import numpy as np
 
 from training.checkpoints import Checkpoints, differing, holds_whole
 from training.data import training_batches
-from training.devices import open_devices
+from training.devices import open_devices, require_divisible
 from training.fields import require
 from training.logs import Log, Terminal, in_words
 from training.loop import Plan, Stopped, train
@@ -78,6 +78,7 @@ def _run(devices, prepare, config, workdir, data, resume, say):
     with devices.naming_a_lost_process():
         # at once, while all are here: JAX gives the first one to ask 30 seconds, and only that one
         devices.require_same("recipe and data", folder.fingerprint)
+        require_divisible(config, devices)
         seed_initial_weights(config.seed)
         with devices.scope():
             task = prepare(_without_init(config, folder, devices) if resume else config, data, say, devices)

@@ -11,7 +11,7 @@ import pytest
 
 from training import ablate, cluster, evaluate, predict, probe, protocol
 from training.configs import Finetune
-from training.devices import Replicas, open_devices
+from training.devices import Mesh, Replicas, open_devices
 
 BACKEND = keras.backend.backend()
 WORKERS = {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}
@@ -196,6 +196,19 @@ def test_processes_of_jax_with_unequal_devices_are_told(devices, monkeypatch, en
     monkeypatch.setattr(jax, "local_devices", lambda i: [one] * (2 - i))
     with pytest.raises(ValueError, match="as many devices. Received: '2, 1'. Hide some, or give all"):
         asked(devices=devices)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
+def test_a_process_that_asks_for_too_many_devices_tells_the_others(monkeypatch, environment):
+    import jax
+
+    failed, (one, *_) = [], jax.local_devices()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "local_devices", lambda i: [one] * 2)
+    monkeypatch.setattr(Mesh, "fail", lambda mesh: failed.append(mesh))
+    with pytest.raises(ValueError, match="devices must be at most 2, the .* there are. Received: 3."):
+        asked(devices=3)
+    assert len(failed) == 1
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
