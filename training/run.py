@@ -68,7 +68,7 @@ def run(prepare, config, workdir, data, resume=False, say=None):
         return _run(devices, prepare, config, workdir, data, resume, say if devices.chief else _silent)
     except Stopped:  # so do the other processes, after the same step
         raise
-    except Exception:
+    except BaseException:  # a second Ctrl-C too
         devices.fail()
         raise
 

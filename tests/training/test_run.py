@@ -53,3 +53,14 @@ def test_processes_of_other_batches_are_told_so_whether_one_can_be_shared_or_not
     with pytest.raises(ValueError, match="all processes must have the same recipe"):
         started(devices, batch_size=9)
     assert devices.failed == 1
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, OSError])
+def test_the_others_learn_of_whatever_ends_a_process(started, kind):
+    def prepare(*args):
+        raise kind
+
+    devices = Two()
+    with pytest.raises(kind):
+        started(devices, prepare)
+    assert devices.failed == 1
