@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import zlib
 
 import keras
 import numpy as np
@@ -103,6 +104,12 @@ class OneDevice:
         if others:
             where = ", ".join(others)
             raise ValueError(f"all processes must have the same {what}. Received: another in process {where}.")
+
+    def require_same_values(self, what, variables):
+        """Raises in every process unless these variables hold the same in all of them."""
+        if self.processes > 1:
+            arrays = (keras.ops.convert_to_numpy(variable.value) for variable in variables)
+            self.require_same(what, functools.reduce(lambda number, x: zlib.crc32(x.tobytes(), number), arrays, 0))
 
     def require_same_pictures(self, *sources):
         """Raises in every process unless all of them have the same pictures, classes and labels, in the same order.

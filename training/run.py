@@ -143,6 +143,8 @@ def _results(config, task, plan, folder, devices, resume, say):
 def _trained(config, task, plan, step, checkpoints, folder, resume, say):
     """Trains from the newest checkpoint to the end; (the log, the numbers of the last evaluation)."""
     newest = checkpoints.restore() if resume else None
+    # each may have read another file: weights to begin with, or a checkpoint, where a folder is not shared
+    step.devices.require_same_values("weights and state to begin with", step.variables().values())
     first = newest["step"] if newest else 0
     if first > plan.total_steps:
         raise ValueError(

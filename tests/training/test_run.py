@@ -1,29 +1,42 @@
 """What the runs of several processes say to each other, with others that are made up."""
 
 import dataclasses
+import types
 
+import numpy as np
 import pytest
 
+from tests.training.small_model import batches, sample_losses, small_model
 from training import run
+from training.checkpoints import Checkpoints
 from training.devices import OneDevice
+from training.loop import Plan
+from training.optimizers import AdamW
 from training.recipes import RECIPES
+from training.steps import make_step
 
 CONFIG = RECIPES["finetune_shapes"]
+META = {"versions": {"backend": ""}}  # of a checkpoint
 
 
 class Two(OneDevice):
-    """The first of two processes; what the other says is `others`, by default the same."""
+    """The first of two processes; what the other says is `others`, by default the same.
+
+    Attributes:
+        asked: {what must be the same: its number here}.
+        failed: how often the other was told.
+    """
 
     count = processes = 2
 
     def __init__(self, others=lambda number: number):
-        self.others, self.asked, self.failed = others, [], 0
+        self.others, self.asked, self.failed = others, {}, 0
 
     def of_all(self, number):
         return [number, self.others(number)]
 
     def require_same(self, what, number):
-        self.asked.append(what)
+        self.asked[what] = number
         super().require_same(what, number)
 
     def fail(self):
@@ -64,3 +77,37 @@ def test_the_others_learn_of_whatever_ends_a_process(started, kind):
     with pytest.raises(kind):
         started(devices, prepare)
     assert devices.failed == 1
+
+
+def trained(folder, devices, *, evaluate=None, resume=False, seed=1):
+    """`_trained` of a small model to the end of one step, by one device that takes itself for several processes."""
+    step = make_step(small_model(seed), AdamW(), sample_losses)
+    step.devices = devices
+    checkpoints = Checkpoints(folder / "checkpoints", step.variables(), meta=META, devices=devices)
+    plan = Plan(total_steps=1, epoch_steps=1, batch_size=6, rate=lambda step: 0.01)
+    place = types.SimpleNamespace(path=folder, write_recipe=lambda: None)
+    task, config = types.SimpleNamespace(evaluate=evaluate, best="top_1"), types.SimpleNamespace(evaluate_every=1)
+    return run._trained(config, task, plan, step, checkpoints, place, resume, lambda *args, **options: None)
+
+
+@pytest.fixture
+def made_up_batches(monkeypatch):
+    monkeypatch.setattr(run, "_batches", lambda *args: [{**batches(1)[0], "substituted": np.arange(6) == 4}])
+
+
+def test_processes_begin_with_the_same_weights(tmp_path, made_up_batches):
+    what = "weights and state to begin with"
+    one, same, other = Two(), Two(), Two()
+    for folder, devices, seed in (("one", one, 1), ("same", same, 1), ("other", other, 2)):
+        trained(tmp_path / folder, devices, seed=seed)
+    assert one.asked[what] == same.asked[what] != other.asked[what]
+    with pytest.raises(ValueError, match=f"the same {what}. Received: another in process 1"):
+        trained(tmp_path / "one", Two(lambda number: number + 1))
+
+
+def test_processes_go_on_from_the_same_checkpoint(tmp_path, made_up_batches):
+    trained(tmp_path, Two())
+    found = Two(), Two()
+    for devices, seed in zip(found, (1, 2), strict=True):  # a checkpoint has all of the state
+        trained(tmp_path, devices, resume=True, seed=seed)
+    assert found[0].asked == found[1].asked != {}
