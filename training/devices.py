@@ -263,6 +263,8 @@ def _of_tensorflow(count, strategy):
 
     if strategy == "auto":
         strategy = _strategy_of_the_machine(tf)
+    if strategy != "multi_worker":
+        cluster.require_one_process(f"strategy {strategy}")
     if strategy in ("tpu", "multi_worker"):
         devices = Replicas(_of_several_machines(strategy, _variables()))
         rule = f"devices must be none or {devices.local}, all that a process has under strategy {strategy}"

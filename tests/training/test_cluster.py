@@ -148,6 +148,16 @@ def test_strategies_that_cannot_be_are_refused(settings, message, environment):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="strategies are TensorFlow's")
+@pytest.mark.parametrize("variables", [{"TF_CONFIG": json.dumps({"cluster": WORKERS, "task": TASK})}, STEP])
+@pytest.mark.parametrize("strategy", ["one", "mirrored", "tpu"])
+def test_strategies_of_one_process_refuse_to_run_in_several(strategy, variables, environment):
+    environment(**variables)
+    message = f"^strategy {strategy} runs in one process. Received: '{next(iter(variables))}="
+    with pytest.raises(ValueError, match=message):
+        asked(strategy=strategy)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="strategies are TensorFlow's")
 def test_devices_have_no_effect_under_several_machines_and_a_second_run_meets_nobody_anew():
     """In a process of its own: TensorFlow looks for others before anything else."""
     body = """
