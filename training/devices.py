@@ -9,7 +9,6 @@ import contextlib
 import functools
 import multiprocessing
 import os
-import shutil
 import sys
 import zlib
 
@@ -315,19 +314,39 @@ def _of_several_machines(strategy, variables):
             tf.config.experimental_connect_to_cluster(resolver)
             tf.tpu.experimental.initialize_tpu_system(resolver)
             return tf.distribute.TPUStrategy(resolver)
-        resolver = _slurm_resolver(kinds) if variables == cluster.SLURM_COUNT else kinds.TFConfigClusterResolver()
+        resolver = _slurm_resolver(tf) if variables == cluster.SLURM_COUNT else kinds.TFConfigClusterResolver()
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except (ValueError, RuntimeError, LookupError, OSError, ImportError, tf.errors.OpError) as error:
         where = {name: os.environ[name] for name in filter(None, (variables, "TPU_NAME")) if name in os.environ}
         raise ConnectionError(_nobody(f"strategy {strategy}", where, error)) from error
 
 
-def _slurm_resolver(kinds):
-    """It gives each task its GPUs, which it asks nvidia-smi for; where that is missing, there are none to give."""
-    if "CUDA_VISIBLE_DEVICES" in os.environ or shutil.which("nvidia-smi"):
-        return kinds.SlurmClusterResolver()
-    count = cluster.by_slurm("tensorflow")
-    return kinds.SlurmClusterResolver(gpus_per_node=count, gpus_per_task=1, auto_set_gpu=False)
+def _slurm_resolver(tf):
+    """The tasks of a step as Slurm tells of them, and for this one its GPUs.
+
+    TensorFlow's own hides GPUs by CUDA_VISIBLE_DEVICES, which has been read by then, and finds less than one for each
+    task where Slurm has bound them to their own; so it only tells of the tasks.
+    """
+    kinds, count = tf.distribute.cluster_resolver, cluster.by_slurm("tensorflow")
+    tasks = kinds.SlurmClusterResolver(gpus_per_node=count, gpus_per_task=1, auto_set_gpu=False)
+    spec = tasks.cluster_spec()
+    hosts = [address.rpartition(":")[0] for address in spec.as_dict()["worker"]]
+    here, before = (part.count(hosts[tasks.task_id]) for part in (hosts, hosts[: tasks.task_id]))
+    mine = _gpus_of_task(tf.config.list_physical_devices("GPU"), before, here)
+    tf.config.set_visible_devices(mine, "GPU")
+    who = {"task_type": tasks.task_type, "task_id": tasks.task_id, "rpc_layer": "grpc"}
+    return kinds.SimpleClusterResolver(spec, num_accelerators={"GPU": len(mine)}, **who)
+
+
+def _gpus_of_task(seen, task, tasks):
+    """Those of the GPUs that a task sees which it takes, as one of so many of its node."""
+    if len(seen) >= tasks:
+        each = len(seen) // tasks
+        return seen[task * each : (task + 1) * each]
+    bound = not seen or "CUDA_VISIBLE_DEVICES" in os.environ  # by Slurm, each to its own
+    rule = "a node must have a GPU for each of its tasks"
+    require(bound, rule, f"{len(seen)} for {tasks}", "Try srun --ntasks-per-node=1.")
+    return seen
 
 
 def _nobody(what, where, error):

@@ -11,7 +11,7 @@ import pytest
 
 from training import ablate, cluster, evaluate, predict, probe, protocol
 from training.configs import Finetune
-from training.devices import Mesh, Replicas, open_devices
+from training.devices import Mesh, Replicas, _gpus_of_task, _slurm_resolver, open_devices
 
 BACKEND = keras.backend.backend()
 WORKERS = {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}
@@ -155,6 +155,47 @@ def test_strategies_of_one_process_refuse_to_run_in_several(strategy, variables,
     message = f"^strategy {strategy} runs in one process. Received: '{next(iter(variables))}="
     with pytest.raises(ValueError, match=message):
         asked(strategy=strategy)
+
+
+@pytest.mark.parametrize(
+    "seen, task, tasks, bound, taken",
+    [
+        ("abcd", 1, 2, True, "cd"),  # all of the node
+        ("abc", 1, 2, False, "b"),
+        ("a", 3, 4, True, "a"),  # --gpus-per-task=1: Slurm has bound each to its own
+        ("ab", 0, 1, False, "ab"),
+        ("", 1, 2, False, ""),
+        ("a", 1, 2, False, None),
+    ],
+)
+def test_each_task_of_slurm_takes_gpus_of_its_own(seen, task, tasks, bound, taken, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if bound:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(seen))
+    if taken is None:
+        with pytest.raises(ValueError, match="a GPU for each of its tasks. Received: '1 for 2'. Try srun --ntasks-per"):
+            _gpus_of_task(seen, task, tasks)
+        return
+    assert _gpus_of_task(seen, task, tasks) == taken
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="strategies are TensorFlow's")
+@pytest.mark.parametrize("gpus, own", [("abcd", "c"), ("ab", "ab"), ("", "")])
+def test_a_step_of_slurm_is_resolved_for_tensorflow(gpus, own, environment, monkeypatch):
+    import tensorflow as tf
+
+    chosen = []
+    four = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_STEP_TASKS_PER_NODE": "1,3"}
+    environment(**{**STEP, **four})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(gpus))
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda mine, kind: chosen.append(mine))
+    resolver = _slurm_resolver(tf)
+    workers = ["node1:8888", "node2:8888", "node2:8889", "node2:8890"]
+    assert resolver.cluster_spec().as_dict() == {"worker": workers}
+    assert (resolver.task_type, resolver.task_id, resolver.rpc_layer) == ("worker", 3, "grpc")
+    assert chosen == [list(own)] and resolver.num_accelerators() == {"GPU": len(own)}
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == gpus
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="strategies are TensorFlow's")
