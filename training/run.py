@@ -170,7 +170,8 @@ def _trained(config, task, plan, step, checkpoints, folder, resume, say):
             log.evaluation(done, numbers)
 
     try:
-        if task.evaluate and first and not numbers:
+        if task.evaluate and first and step.devices.of_chief(not numbers):  # each may have read it at another moment
+            step.store(step.start())  # on several devices from here on: else each batch would take the weights there
             evaluate(first)  # the run was killed between a checkpoint and its evaluation
         if first < plan.total_steps:
             batches = log.without_substitutes(_batches(config, task, plan, first, step.devices))

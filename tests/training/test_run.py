@@ -3,13 +3,14 @@
 import dataclasses
 import types
 
+import keras
 import numpy as np
 import pytest
 
 from tests.training.small_model import batches, sample_losses, small_model
 from training import run
 from training.checkpoints import Checkpoints
-from training.devices import OneDevice
+from training.devices import ONE, OneDevice, open_devices
 from training.loop import Plan
 from training.optimizers import AdamW
 from training.recipes import RECIPES
@@ -79,9 +80,13 @@ def test_the_others_learn_of_whatever_ends_a_process(started, kind):
     assert devices.failed == 1
 
 
-def trained(folder, devices, *, evaluate=None, resume=False, seed=1):
-    """`_trained` of a small model to the end of one step, by one device that takes itself for several processes."""
-    step = make_step(small_model(seed), AdamW(), sample_losses)
+def small_step(devices=ONE, seed=1):
+    return make_step(small_model(seed), AdamW(), sample_losses, devices=devices)
+
+
+def trained(folder, devices, *, step=None, evaluate=None, resume=False, seed=1):
+    """`_trained` of a small model to the end of one step, by one device that may take itself for several processes."""
+    step = step or small_step(seed=seed)
     step.devices = devices
     checkpoints = Checkpoints(folder / "checkpoints", step.variables(), meta=META, devices=devices)
     plan = Plan(total_steps=1, epoch_steps=1, batch_size=6, rate=lambda step: 0.01)
@@ -111,3 +116,28 @@ def test_processes_go_on_from_the_same_checkpoint(tmp_path, made_up_batches):
     for devices, seed in zip(found, (1, 2), strict=True):  # a checkpoint has all of the state
         trained(tmp_path, devices, resume=True, seed=seed)
     assert found[0].asked == found[1].asked != {}
+
+
+@pytest.mark.parametrize("chief", [False, True])
+def test_an_evaluation_that_is_lacking_is_made_by_all_or_by_none(tmp_path, made_up_batches, chief):
+    devices, evaluated = Two(), []
+    trained(tmp_path, devices, evaluate=lambda weights: {"top_1": 1.0})
+    (tmp_path / "evaluation.csv").unlink()
+    devices.of_chief = lambda number: chief if isinstance(number, bool) else number  # has no row of it here
+    trained(tmp_path, devices, evaluate=lambda weights: evaluated.append(1) or {"top_1": 1.0}, resume=True)
+    assert len(evaluated) == chief
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of its devices")
+def test_the_evaluation_before_the_first_step_of_a_session_finds_the_weights_on_all_devices(tmp_path, made_up_batches):
+    devices, places = open_devices(dataclasses.replace(CONFIG, devices=2), print), []
+
+    def evaluate(weights):
+        places.append({len(v.value.devices()) for v in step.model.variables})
+        return {"top_1": 1.0}
+
+    for _ in range(2):
+        step = small_step(devices)
+        trained(tmp_path, devices, step=step, evaluate=evaluate, resume=bool(places))
+        (tmp_path / "evaluation.csv").unlink()
+    assert places == [{2}, {2}]
