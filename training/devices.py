@@ -59,7 +59,8 @@ class OneDevice:
         try:
             yield
         except self.lost as error:
-            reason = str(error).strip().splitlines()[0][:200]  # of this process' own failures too
+            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            reason = first[:200]  # of this process' own failures too
             raise ConnectionError(
                 f"process {self.process} cannot go on: another process of this run has ended, or this: {reason}. Start "
                 "all of them again with --resume"

@@ -77,7 +77,7 @@ def _run(devices, prepare, config, workdir, data, resume, say):
     folder = Workdir(workdir, type(config).__name__.lower(), config, data, resume, devices.chief)
     with devices.naming_a_lost_process():
         # at once, while all are here: JAX gives the first one to ask 30 seconds, and only that one
-        devices.require_same("recipe and data", folder.fingerprint)
+        devices.require_same("recipe, data and --resume", folder.fingerprint)
         require_divisible(config, devices)
         seed_initial_weights(config.seed)
         with devices.scope():

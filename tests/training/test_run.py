@@ -1,6 +1,8 @@
 """What the runs of several processes say to each other, with others that are made up."""
 
 import dataclasses
+import os
+import signal
 import types
 
 import keras
@@ -11,10 +13,11 @@ from tests.training.small_model import batches, sample_losses, small_model
 from training import run
 from training.checkpoints import Checkpoints
 from training.devices import ONE, OneDevice, open_devices
-from training.loop import Plan
+from training.loop import Plan, Stopped
 from training.optimizers import AdamW
 from training.recipes import RECIPES
 from training.steps import make_step
+from training.workdir import Workdir
 
 CONFIG = RECIPES["finetune_shapes"]
 META = {"versions": {"backend": ""}}  # of a checkpoint
@@ -84,12 +87,12 @@ def small_step(devices=ONE, seed=1):
     return make_step(small_model(seed), AdamW(), sample_losses, devices=devices)
 
 
-def trained(folder, devices, *, step=None, evaluate=None, resume=False, seed=1):
-    """`_trained` of a small model to the end of one step, by one device that may take itself for several processes."""
+def trained(folder, devices, *, step=None, evaluate=None, resume=False, seed=1, steps=1):
+    """`_trained` of a small model by one device that may take itself for several processes."""
     step = step or small_step(seed=seed)
     step.devices = devices
     checkpoints = Checkpoints(folder / "checkpoints", step.variables(), meta=META, devices=devices)
-    plan = Plan(total_steps=1, epoch_steps=1, batch_size=6, rate=lambda step: 0.01)
+    plan = Plan(total_steps=steps, epoch_steps=steps, batch_size=6, rate=lambda step: 0.01)
     place = types.SimpleNamespace(path=folder, write_recipe=lambda: None)
     task, config = types.SimpleNamespace(evaluate=evaluate, best="top_1"), types.SimpleNamespace(evaluate_every=1)
     return run._trained(config, task, plan, step, checkpoints, place, resume, lambda *args, **options: None)
@@ -141,3 +144,38 @@ def test_the_evaluation_before_the_first_step_of_a_session_finds_the_weights_on_
         trained(tmp_path, devices, step=step, evaluate=evaluate, resume=bool(places))
         (tmp_path / "evaluation.csv").unlink()
     assert places == [{2}, {2}]
+
+
+def test_no_process_leaves_a_stopped_run_before_the_chief_has_saved(tmp_path, monkeypatch):
+    def interrupted(*args):
+        for number in range(1, 40):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield {**batches(1)[0], "substituted": np.zeros(6, bool)}
+
+    class Waiting(Two):
+        def sum(self, numbers):
+            saved.append([path.name for path in (tmp_path / "checkpoints").glob("step_*.npz")])
+            return super().sum(numbers)
+
+    saved = []
+    monkeypatch.setattr(run, "_batches", interrupted)
+    with pytest.raises(Stopped, match="stopped after step 20"):
+        trained(tmp_path, Waiting(), steps=40)
+    assert saved[-1] == ["step_00000020.npz"]
+
+
+def test_one_process_alone_cannot_go_on_with_a_run(tmp_path):
+    described = ("finetune", CONFIG, "shapes:12")
+    with Workdir(tmp_path / "run", *described, resume=False) as folder:
+        new = folder.fingerprint
+    again, once_more = (Workdir(tmp_path / "run", *described, resume=True).fingerprint for _ in range(2))
+    assert new != again == once_more
+
+
+@pytest.mark.parametrize("text, said", [("", "OSError"), ("\nbroken pipe\nat 7", "broken pipe")])
+def test_a_lost_process_is_named_whatever_the_backend_says(text, said):
+    devices = Two()
+    devices.lost = (OSError,)
+    with pytest.raises(ConnectionError, match=f"has ended, or this: {said}. Start"), devices.naming_a_lost_process():
+        raise OSError(text)
