@@ -13,6 +13,7 @@ from tests.training.small_model import batches, sample_losses, small_model
 from training import run
 from training.checkpoints import Checkpoints
 from training.devices import ONE, OneDevice, open_devices
+from training.logs import Log
 from training.loop import Plan, Stopped
 from training.optimizers import AdamW
 from training.recipes import RECIPES
@@ -179,3 +180,15 @@ def test_a_lost_process_is_named_whatever_the_backend_says(text, said):
     devices.lost = (OSError,)
     with pytest.raises(ConnectionError, match=f"has ended, or this: {said}. Start"), devices.naming_a_lost_process():
         raise OSError(text)
+
+
+@pytest.mark.parametrize("process, kept", [(0, 7), (1, 0)])
+def test_pictures_that_were_replaced_are_counted_in_all_processes(tmp_path, process, kept):
+    """A checkpoint has the number of all, from which the chief alone goes on."""
+    devices = Two()
+    devices.process, devices.sum = process, lambda number: np.asarray(number + 100.0)  # the other's
+    sizes = {"first_step": 4, "total_steps": 8, "batch_size": 3, "say": print}
+    log = Log(tmp_path, **sizes, state={"substituted": 7}, devices=devices)
+    list(log.without_substitutes([{"substituted": np.array([True, False, True])}]))
+    assert log.state()["substituted"] == log.results()["substituted"] == 102 + kept
+    log.close()
