@@ -6,12 +6,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as training does
 
 import pathlib
+import signal
 import tempfile
 
 # Tests build the same small models again and again: JAX compiles each program once and then takes it from here.
 _compiled = tempfile.TemporaryDirectory(prefix="compiled_")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:  # by nohup, or a script's `&`: what tests send would stop nothing
+        signal.signal(number, handler)
 
 import keras
 import pytest

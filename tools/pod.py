@@ -1,7 +1,7 @@
 """What a pod needs for the paper's runs, calculated: `python -m tools.pod [--chip NAME] [--chips N]` prints a table.
 
-Nothing here is measured but DECODING and the paper's hours. A multiply-accumulate counts as two operations, backward as
-twice the forward pass.
+Nothing here is measured but PREPARING and the paper's hours. A multiply-accumulate counts as two operations, backward
+as twice the forward pass.
 """
 
 import argparse
@@ -11,7 +11,9 @@ from keras_convnextv2.sizes import SIZES
 
 PEAK = {"v5e": 197e12, "A100": 312e12, "H100": 989e12}  # operations a second in bfloat16, dense, as their makers say
 UTILISATION = 0.22  # of the peak: what the paper's 7.7 hours come to (appendix: Base, 800 epochs, 256 cores of TPU v3)
-DECODING = 2.7e-3  # seconds of a core for a picture: docs/performance.md, "Input pipeline"; RandAugment comes on top
+# Seconds of a core for a picture, by whether FCMAE: docs/performance.md, "Input pipeline", and the whole recipe of
+# fine-tuning, docs/benchmarks.md, with RandAugment, erasing and mixing.
+PREPARING = {True: 2.7e-3, False: 7.9e-3}
 IMAGENET = {"1K": (1_281_167, 138e9), "22K": (14_197_122, 1.31e12)}  # pictures and bytes of the published archives
 CHIPS_A_HOST = 8
 VISIBLE, PATCHES, DECODER, PATCH_NUMBERS = 19, 49, 512, 32 * 32 * 3  # of FCMAE
@@ -53,10 +55,10 @@ def row(run, chip, chips, cores):
     name, size, side, data, epochs, pretraining = run
     count, size_on_disk = IMAGENET[data]
     work, hosts = operations(size, side, pretraining), math.ceil(chips / CHIPS_A_HOST)
-    wanted, decoded = PEAK[chip] * UTILISATION / work * chips, hosts * cores / DECODING
-    rate = min(wanted, decoded)
+    wanted, each = PEAK[chip] * UTILISATION / work * chips, PREPARING[pretraining]
+    rate = min(wanted, hosts * cores / each)
     network = rate * size_on_disk / count / hosts
-    cells = [f"{work / 1e9:,.1f}", f"{wanted / chips:,.0f}", f"{wanted:,.0f}", f"{wanted * DECODING / hosts:,.1f}"]
+    cells = [f"{work / 1e9:,.1f}", f"{wanted / chips:,.0f}", f"{wanted:,.0f}", f"{wanted * each / hosts:,.1f}"]
     cells += [f"{rate:,.0f}", f"{network / 1e6:,.0f}", f"{size_on_disk / 1e9:,.0f}"]
     return f"| {name} | {' | '.join(cells)} | {epochs * count / rate / 3600:,.1f} |"
 

@@ -9,8 +9,8 @@ import contextlib
 import functools
 import multiprocessing
 import os
-import shutil
 import sys
+import zlib
 
 import keras
 import numpy as np
@@ -59,7 +59,8 @@ class OneDevice:
         try:
             yield
         except self.lost as error:
-            reason = str(error).strip().splitlines()[0][:200]  # of this process' own failures too
+            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            reason = first[:200]  # of this process' own failures too
             raise ConnectionError(
                 f"process {self.process} cannot go on: another process of this run has ended, or this: {reason}. Start "
                 "all of them again with --resume"
@@ -104,6 +105,12 @@ class OneDevice:
             where = ", ".join(others)
             raise ValueError(f"all processes must have the same {what}. Received: another in process {where}.")
 
+    def require_same_values(self, what, variables):
+        """Raises in every process unless these variables hold the same in all of them."""
+        if self.processes > 1:
+            arrays = (keras.ops.convert_to_numpy(variable.value) for variable in variables)
+            self.require_same(what, functools.reduce(lambda number, x: zlib.crc32(x.tobytes(), number), arrays, 0))
+
     def require_same_pictures(self, *sources):
         """Raises in every process unless all of them have the same pictures, classes and labels, in the same order.
 
@@ -120,11 +127,13 @@ class Replicas(OneDevice):
     """The replicas of a `tf.distribute` strategy."""
 
     def __init__(self, strategy):
+        import tensorflow as tf
+
         self.strategy, self.count = strategy, strategy.num_replicas_in_sync
-        resolver = getattr(strategy, "cluster_resolver", None)
-        spec = resolver and resolver.cluster_spec().as_dict()
-        if spec and len(spec.get("worker", ())) > 1:
-            self.processes, self.process = len(spec["worker"]), resolver.task_id
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):  # of all hosts of a TPU one has the program
+            resolver = strategy.cluster_resolver
+            self.processes, self.process = len(resolver.cluster_spec().as_dict()["worker"]), resolver.task_id
+        if self.processes > 1:
             self.lost = _raised_by_tensorflow()
         self.local = self.count // self.processes
         self.devices = strategy.extended.worker_devices  # of this process
@@ -207,8 +216,8 @@ def open_devices(config, say):
     """The Devices that `config.devices` and `config.strategy` ask for, before anything is computed.
 
     Raises:
-        ValueError: more devices than there are, a strategy that this backend or machine does not have, a batch that
-            they cannot share, or variables of the environment that do not describe the processes.
+        ValueError: more devices than there are, a strategy that this backend or machine does not have, or variables of
+            the environment that do not describe the processes.
     """
     backend = keras.backend.backend()
     cluster.require_one_process(f"training on {backend}", VARIABLES.get(backend, ()))
@@ -222,6 +231,14 @@ def open_devices(config, say):
         devices = OneDevice()
         if (config.devices or 1) > 1:
             say(f"{backend} trains on one device here, not on {config.devices}: TensorFlow and JAX take more")
+    return devices
+
+
+def require_divisible(config, devices):
+    """Raises where devices cannot share the batch; to ask once all processes are known to have the same recipe.
+
+    Before that one of them could raise alone, and the others would wait for it.
+    """
     parts = devices.count * config.accumulation
     if config.batch_size % parts:
         near = max(1, round(config.batch_size / parts)) * parts
@@ -229,7 +246,6 @@ def open_devices(config, say):
             f"batch_size must be divisible by devices times accumulation, {devices.count} x {config.accumulation}. "
             f"Received: {config.batch_size}. Nearest: {near}."
         )
-    return devices
 
 
 def _raised_by_tensorflow():
@@ -247,6 +263,8 @@ def _of_tensorflow(count, strategy):
 
     if strategy == "auto":
         strategy = _strategy_of_the_machine(tf)
+    if strategy != "multi_worker":
+        cluster.require_one_process(f"strategy {strategy}")
     if strategy in ("tpu", "multi_worker"):
         devices = Replicas(_of_several_machines(strategy, _variables()))
         rule = f"devices must be none or {devices.local}, all that a process has under strategy {strategy}"
@@ -297,19 +315,39 @@ def _of_several_machines(strategy, variables):
             tf.config.experimental_connect_to_cluster(resolver)
             tf.tpu.experimental.initialize_tpu_system(resolver)
             return tf.distribute.TPUStrategy(resolver)
-        resolver = _slurm_resolver(kinds) if variables == cluster.SLURM_COUNT else kinds.TFConfigClusterResolver()
+        resolver = _slurm_resolver(tf) if variables == cluster.SLURM_COUNT else kinds.TFConfigClusterResolver()
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except (ValueError, RuntimeError, LookupError, OSError, ImportError, tf.errors.OpError) as error:
         where = {name: os.environ[name] for name in filter(None, (variables, "TPU_NAME")) if name in os.environ}
         raise ConnectionError(_nobody(f"strategy {strategy}", where, error)) from error
 
 
-def _slurm_resolver(kinds):
-    """It gives each task its GPUs, which it asks nvidia-smi for; where that is missing, there are none to give."""
-    if "CUDA_VISIBLE_DEVICES" in os.environ or shutil.which("nvidia-smi"):
-        return kinds.SlurmClusterResolver()
-    count = cluster.by_slurm("tensorflow")
-    return kinds.SlurmClusterResolver(gpus_per_node=count, gpus_per_task=1, auto_set_gpu=False)
+def _slurm_resolver(tf):
+    """The tasks of a step as Slurm tells of them, and for this one its GPUs.
+
+    TensorFlow's own hides GPUs by CUDA_VISIBLE_DEVICES, which has been read by then, and finds less than one for each
+    task where Slurm has bound them to their own; so it only tells of the tasks.
+    """
+    kinds, count = tf.distribute.cluster_resolver, cluster.by_slurm("tensorflow")
+    tasks = kinds.SlurmClusterResolver(gpus_per_node=count, gpus_per_task=1, auto_set_gpu=False)
+    spec = tasks.cluster_spec()
+    hosts = [address.rpartition(":")[0] for address in spec.as_dict()["worker"]]
+    here, before = (part.count(hosts[tasks.task_id]) for part in (hosts, hosts[: tasks.task_id]))
+    mine = _gpus_of_task(tf.config.list_physical_devices("GPU"), before, here)
+    tf.config.set_visible_devices(mine, "GPU")
+    who = {"task_type": tasks.task_type, "task_id": tasks.task_id, "rpc_layer": "grpc"}
+    return kinds.SimpleClusterResolver(spec, num_accelerators={"GPU": len(mine)}, **who)
+
+
+def _gpus_of_task(seen, task, tasks):
+    """Those of the GPUs that a task sees which it takes, as one of so many of its node."""
+    if len(seen) >= tasks:
+        each = len(seen) // tasks
+        return seen[task * each : (task + 1) * each]
+    bound = not seen or "CUDA_VISIBLE_DEVICES" in os.environ  # by Slurm, each to its own
+    rule = "a node must have a GPU for each of its tasks"
+    require(bound, rule, f"{len(seen)} for {tasks}", "Try srun --ntasks-per-node=1.")
+    return seen
 
 
 def _nobody(what, where, error):
@@ -350,12 +388,13 @@ def _of_jax(count):
             jax.config.update("jax_num_cpu_devices", count)
     there = [jax.local_devices(i) for i in range(jax.process_count())]
     kind, counts = there[0][0].platform, [len(local) for local in there]
-    wanted = count or (1 if kind == "cpu" else max(counts))
-    if wanted > min(counts) and len(set(counts)) > 1:
-        rule, hint = "all processes must have as many devices", f"Try devices={min(counts)}."
-        require(False, rule, ", ".join(map(str, counts)), hint)
-    if wanted > min(counts):
-        raise _too_many(wanted, min(counts), f"{kind} devices")
+    wanted = count or (1 if kind == "cpu" else counts[0])
+    hint = "Hide some, or give all of them the same devices=."
+    require(len(set(counts)) == 1, "all processes must have as many devices", ", ".join(map(str, counts)), hint)
     if wanted == 1 and jax.process_count() == 1:
         return OneDevice()
-    return Mesh([device for local in there for device in local[:wanted]])
+    devices = Mesh([device for local in there for device in local[:wanted]])
+    if wanted > counts[0]:
+        devices.fail()  # the others may have asked for fewer
+        raise _too_many(wanted, counts[0], f"{kind} devices")
+    return devices

@@ -15,6 +15,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from keras_convnextv2.whole import full_disk_named, write_whole
 from training.data.decode import printable
+from training.devices import ONE
 
 if keras.backend.backend() != "tensorflow":
     # tensorboard's own word for doing without TensorFlow, which it would import: seconds, and memory of a GPU
@@ -103,22 +104,22 @@ class Log:
         say: takes (text, progress=False).
         state: that of the checkpoint from which the run goes on, so that the rows to come are those of a run that was
             never stopped.
-        writes: else nothing is written: of several processes one does.
+        devices: of several processes the chief writes; what each counts is added up.
     """
 
-    def __init__(self, folder, *, first_step, total_steps, batch_size, say, state=None, writes=True):
+    def __init__(self, folder, *, first_step, total_steps, batch_size, say, state=None, devices=ONE):
         folder = pathlib.Path(folder)
         self.total_steps, self.batch_size, self.say = total_steps, batch_size, say
-        tables = (Table(folder / f"{name}.csv", first_step, writes) for name in ("train", "evaluation"))
+        tables = (Table(folder / f"{name}.csv", first_step, devices.chief) for name in ("train", "evaluation"))
         self._train, self._evaluation = tables
         self._event_folder, self._events = folder / "tensorboard", None
-        if writes:
+        if devices.chief:
             with full_disk_named(self._event_folder):
                 self._events = EventFileWriter(str(self._event_folder))
         kept, state = self._train.kept, state or {}
         self.losses = [(int(row["step"]), float(row["loss"])) for row in kept]  # mean loss since the last line
         self._window, self._newest = list(state.get("window", ())), None  # losses since then; the report after them
-        self._substituted = state.get("substituted", 0)
+        self._devices, self._substituted = devices, state.get("substituted", 0) if devices.chief else 0
         self._seconds_before = float(kept[-1]["seconds"]) if kept else 0.0
         self._opened = time.perf_counter()
         self._start = self._last = (first_step, time.perf_counter())
@@ -168,9 +169,13 @@ class Log:
         return {key: float(value) for key, value in rows[-1].items() if key != "step"} if rows else {}
 
     def state(self):
-        """What a checkpoint keeps for the log of the run that goes on from it."""
+        """What a checkpoint keeps for the log of the run that goes on from it; each process must ask."""
         window = [as_number(loss) for loss in self._window]
-        return {"window": window, "substituted": self._substituted}
+        return {"window": window, "substituted": self.substituted()}
+
+    def substituted(self):
+        """How often another picture took the place of one, in all processes; each of them must ask."""
+        return int(self._devices.sum(self._substituted))
 
     def without_substitutes(self, batches):
         """The batches without `substituted`, which is counted."""
@@ -179,14 +184,13 @@ class Log:
             yield rows
 
     def results(self):
-        """first_loss, loss, losses, seconds, substituted; says what was left out."""
-        if self._substituted:
-            self.say(
-                f"{self._substituted} times another picture took the place of one that cannot be read (named above)"
-            )
+        """first_loss, loss, losses, seconds, substituted; says what was left out. Each process must ask."""
+        substituted = self.substituted()
+        if substituted:
+            self.say(f"{substituted} times another picture took the place of one that cannot be read (named above)")
         ends = {"first_loss": self.losses[0][1], "loss": self.losses[-1][1]} if self.losses else {}
         seconds = round(self.seconds(), 1)
-        return {**ends, "seconds": seconds, "losses": self.losses, "substituted": self._substituted}
+        return {**ends, "seconds": seconds, "losses": self.losses, "substituted": substituted}
 
     def seconds(self):
         """Since the run began, without the time between its sessions."""

@@ -77,6 +77,7 @@ def train(plan, step, batches, checkpoints, log, *, first_step=0, evaluate=None)
                 if streak >= plan.max_bad_steps or (streak and last):
                     raise NotFinite(_bad_news(streak, done, rate, checkpoints))
                 if asked and not streak and not last:  # a streak comes to its end first, or to its limit
+                    step.devices.sum(0)  # nobody leaves before the chief has saved
                     raise Stopped(f"stopped after step {done}. Newest checkpoint: {checkpoints.last()}", asked)
                 if epoch_ends and evaluate is not None:
                     step.store(state)

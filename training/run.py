@@ -9,7 +9,7 @@ import numpy as np
 
 from training.checkpoints import Checkpoints, differing, holds_whole
 from training.data import training_batches
-from training.devices import open_devices
+from training.devices import open_devices, require_divisible
 from training.fields import module_line, require
 from training.logs import Log, Terminal, in_words
 from training.loop import Plan, Stopped, train
@@ -66,7 +66,7 @@ def run(prepare, config, workdir, data, resume=False, say=None):
         return _run(devices, prepare, config, workdir, data, resume, say if devices.chief else _silent)
     except Stopped:  # so do the other processes, after the same step
         raise
-    except Exception:
+    except BaseException:  # a second Ctrl-C too
         devices.fail()
         raise
 
@@ -75,7 +75,8 @@ def _run(devices, prepare, config, workdir, data, resume, say):
     folder = Workdir(workdir, type(config).__name__.lower(), config, data, resume, devices.chief)
     with devices.naming_a_lost_process():
         # at once, while all are here: JAX gives the first one to ask 30 seconds, and only that one
-        devices.require_same("recipe and data", folder.fingerprint)
+        devices.require_same("recipe, data and --resume", folder.fingerprint)
+        require_divisible(config, devices)
         seed_initial_weights(config.seed)
         with devices.scope():
             task = prepare(_without_init(config, folder, devices) if resume else config, data, say, devices)
@@ -140,6 +141,8 @@ def _results(config, task, plan, folder, devices, resume, say):
 def _trained(config, task, plan, step, checkpoints, folder, resume, say):
     """Trains from the newest checkpoint to the end; (the log, the numbers of the last evaluation)."""
     newest = checkpoints.restore() if resume else None
+    # each may have read another file: weights to begin with, or a checkpoint, where a folder is not shared
+    step.devices.require_same_values("weights and state to begin with", step.variables().values())
     first = newest["step"] if newest else 0
     if first > plan.total_steps:
         raise ValueError(
@@ -154,7 +157,7 @@ def _trained(config, task, plan, step, checkpoints, folder, resume, say):
             say(f"it ran on {before}: {now} goes on with the same state and pictures, drop path draws as {now} does")
     sizes = {"first_step": first, "total_steps": plan.total_steps, "batch_size": plan.batch_size}
     state = newest and newest.get("log")
-    log = Log(folder.path, **sizes, say=say, state=state, writes=step.devices.chief)
+    log = Log(folder.path, **sizes, say=say, state=state, devices=step.devices)
     numbers = log.evaluated(first)
 
     def evaluate(done):
@@ -165,7 +168,8 @@ def _trained(config, task, plan, step, checkpoints, folder, resume, say):
             log.evaluation(done, numbers)
 
     try:
-        if task.evaluate and first and not numbers:
+        if task.evaluate and first and step.devices.of_chief(not numbers):  # each may have read it at another moment
+            step.store(step.start())  # on several devices from here on: else each batch would take the weights there
             evaluate(first)  # the run was killed between a checkpoint and its evaluation
         if first < plan.total_steps:
             batches = log.without_substitutes(_batches(config, task, plan, first, step.devices))

@@ -67,8 +67,9 @@ class Workdir:
 
     @property
     def fingerprint(self):
-        """A number of the recipe and the data."""
+        """A number of the recipe, the data, and whether the run goes on."""
         decisive = {key: value for key, value in self._record.items() if key != "versions"}
+        decisive["resume"] = self._resume
         return zlib.crc32(json.dumps(decisive).encode())
 
     def __enter__(self):

@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import keras
 import pytest
 
 from training import ablate, cluster, evaluate, predict, probe, protocol
 from training.configs import Finetune
-from training.devices import open_devices
+from training.devices import Mesh, Replicas, _gpus_of_task, _slurm_resolver, open_devices
 
 BACKEND = keras.backend.backend()
 WORKERS = {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}
@@ -147,6 +148,57 @@ def test_strategies_that_cannot_be_are_refused(settings, message, environment):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="strategies are TensorFlow's")
+@pytest.mark.parametrize("variables", [{"TF_CONFIG": json.dumps({"cluster": WORKERS, "task": TASK})}, STEP])
+@pytest.mark.parametrize("strategy", ["one", "mirrored", "tpu"])
+def test_strategies_of_one_process_refuse_to_run_in_several(strategy, variables, environment):
+    environment(**variables)
+    message = f"^strategy {strategy} runs in one process. Received: '{next(iter(variables))}="
+    with pytest.raises(ValueError, match=message):
+        asked(strategy=strategy)
+
+
+@pytest.mark.parametrize(
+    "seen, task, tasks, bound, taken",
+    [
+        ("abcd", 1, 2, True, "cd"),  # all of the node
+        ("abc", 1, 2, False, "b"),
+        ("a", 3, 4, True, "a"),  # --gpus-per-task=1: Slurm has bound each to its own
+        ("ab", 0, 1, False, "ab"),
+        ("", 1, 2, False, ""),
+        ("a", 1, 2, False, None),
+    ],
+)
+def test_each_task_of_slurm_takes_gpus_of_its_own(seen, task, tasks, bound, taken, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if bound:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(seen))
+    if taken is None:
+        with pytest.raises(ValueError, match="a GPU for each of its tasks. Received: '1 for 2'. Try srun --ntasks-per"):
+            _gpus_of_task(seen, task, tasks)
+        return
+    assert _gpus_of_task(seen, task, tasks) == taken
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="strategies are TensorFlow's")
+@pytest.mark.parametrize("gpus, own", [("abcd", "c"), ("ab", "ab"), ("", "")])
+def test_a_step_of_slurm_is_resolved_for_tensorflow(gpus, own, environment, monkeypatch):
+    import tensorflow as tf
+
+    chosen = []
+    four = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_STEP_TASKS_PER_NODE": "1,3"}
+    environment(**{**STEP, **four})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(gpus))
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda mine, kind: chosen.append(mine))
+    resolver = _slurm_resolver(tf)
+    workers = ["node1:8888", "node2:8888", "node2:8889", "node2:8890"]
+    assert resolver.cluster_spec().as_dict() == {"worker": workers}
+    assert (resolver.task_type, resolver.task_id, resolver.rpc_layer) == ("worker", 3, "grpc")
+    assert chosen == [list(own)] and resolver.num_accelerators() == {"GPU": len(own)}
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == gpus
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="strategies are TensorFlow's")
 def test_devices_have_no_effect_under_several_machines_and_a_second_run_meets_nobody_anew():
     """In a process of its own: TensorFlow looks for others before anything else."""
     body = """
@@ -169,15 +221,45 @@ except ValueError as error:
     assert answer.stdout.strip() == expected, answer.stderr[-2000:]
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="strategies are TensorFlow's")
+@pytest.mark.parametrize("processes, kind", [(1, "TPUStrategy"), (2, "MultiWorkerMirroredStrategy")])
+def test_the_hosts_of_a_tpu_are_no_processes(processes, kind, monkeypatch):
+    """Of a strategy that is none of TensorFlow's but says it is: there are eight devices on two hosts."""
+    import tensorflow as tf
+
+    class Strategy:
+        num_replicas_in_sync = 8
+        extended = types.SimpleNamespace(worker_devices=())
+        cluster_resolver = types.SimpleNamespace(cluster_spec=lambda: tf.train.ClusterSpec(WORKERS), task_id=1)
+
+    monkeypatch.setattr(tf.distribute, kind, Strategy)
+    devices = Replicas(Strategy())
+    assert (devices.processes, devices.process, devices.local) == (processes, processes - 1, 8 // processes)
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
-def test_processes_of_jax_with_unequal_devices_are_told(monkeypatch, environment):
+@pytest.mark.parametrize("devices", [None, 1, 2])
+def test_processes_of_jax_with_unequal_devices_are_told(devices, monkeypatch, environment):
     import jax
 
     (one,) = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "local_devices", lambda i: [one] * (2 - i))
-    with pytest.raises(ValueError, match="as many devices. Received: '2, 1'. Try devices=1."):
-        asked(devices=2)
+    with pytest.raises(ValueError, match="as many devices. Received: '2, 1'. Hide some, or give all"):
+        asked(devices=devices)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
+def test_a_process_that_asks_for_too_many_devices_tells_the_others(monkeypatch, environment):
+    import jax
+
+    failed, (one, *_) = [], jax.local_devices()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "local_devices", lambda i: [one] * 2)
+    monkeypatch.setattr(Mesh, "fail", lambda mesh: failed.append(mesh))
+    with pytest.raises(ValueError, match="devices must be at most 2, the .* there are. Received: 3."):
+        asked(devices=3)
+    assert len(failed) == 1
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX")

@@ -13,7 +13,7 @@ from tests.training.small_model import batches, sample_losses, small_model
 from tests.training.test_steps import assert_same, run, small_step, values
 from training import detect, finetune, pretrain, segment
 from training.configs import Finetune
-from training.devices import OneDevice, open_devices
+from training.devices import OneDevice, open_devices, require_divisible
 from training.optimizers import AdamW, DAdaptAdam
 from training.recipes import RECIPES
 from training.steps import make_predict, make_step
@@ -180,14 +180,11 @@ def test_the_loss_of_a_detector_on_replicas_is_a_share_of_it(monkeypatch):
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused():
-    devices = 1 if BACKEND == "torch" else 2
-    message = rf"devices times accumulation, {devices} x 4. Received: 36. Nearest: 32" if devices == 2 else None
-    config = dataclasses.replace(CONFIG, batch_size=36, accumulation=4)
-    if message is None:
-        assert open_devices(config, quiet).count == 1
-        return
-    with pytest.raises(ValueError, match=message):
-        open_devices(config, quiet)
+    config, two = dataclasses.replace(CONFIG, batch_size=36, accumulation=4), OneDevice()
+    require_divisible(config, two)
+    two.count = 2
+    with pytest.raises(ValueError, match=r"devices times accumulation, 2 x 4. Received: 36. Nearest: 32"):
+        require_divisible(config, two)
 
 
 @several

@@ -190,7 +190,7 @@ def test_a_full_disk_ends_both_with_a_line_each_and_one_alone_goes_on(alone, tmp
 def test_processes_that_disagree_are_told(tmp_path):
     processes = started(*(command(tmp_path / "run", seed=str(seed)) for seed in range(2)))
     errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert all("error: all processes must have the same recipe and data" in error for error in errors), errors
+    assert all("error: all processes must have the same recipe, data and --resume" in error for error in errors), errors
 
 
 def test_processes_whose_pictures_differ_are_told(tmp_path):

@@ -68,7 +68,7 @@ class PictureSource:
     def fingerprint(self):
         """A number of the pictures, their order, classes and labels; nothing is decoded for it."""
         labels = self.labels
-        return _fingerprint(self, b"" if labels is None else labels.tobytes())
+        return _fingerprint(self, b"" if labels is None else np.ascontiguousarray(labels))
 
     def picture(self, index):
         """uint8 (H, W, channels); raises UnreadableImage. Safe to call from many threads."""
