@@ -156,7 +156,7 @@ def _trained(config, task, plan, step, checkpoints, folder, resume, say):
             say(f"it ran on {before}: {now} goes on with the same state and pictures, drop path draws as {now} does")
     sizes = {"first_step": first, "total_steps": plan.total_steps, "batch_size": plan.batch_size}
     state = newest and newest.get("log")
-    log = Log(folder.path, **sizes, say=say, state=state, writes=step.devices.chief)
+    log = Log(folder.path, **sizes, say=say, state=state, writes=step.devices.chief, best=task.best)
     numbers = log.evaluated(first)
 
     def evaluate(done):
