@@ -107,7 +107,7 @@ def once(prepare, config, workdir, data, say):
         return run(prepare, config, folder, data, (folder / RECIPE).exists(), say)
     kept = read_record(folder / RECIPE)
     same = not differing(kept["recipe"], dataclasses.asdict(config), may_differ=()) and kept["data"] == data
-    same = same and kept["versions"]["backend"] == keras.backend.backend()
+    same = same and kept["versions"].get("backend") == keras.backend.backend()
     rule = "--workdir must be a new folder or one of the same settings and backend"
     require(same, rule, str(folder), "Try another --workdir.")
     say(f"  {folder} is complete: taken as it is")
