@@ -52,6 +52,11 @@ class Workdir:
     def __init__(self, path, program, config, data, resume, writes=True):
         if not path:
             raise ValueError("--workdir must name a folder for the run. Received: none. Try --workdir runs/first.")
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            rule = "--workdir must have a name in UTF-8: TensorBoard writes nowhere else"
+            raise ValueError(f"{rule}. Received: {str(path)!r}.") from error
         self.path, self.writes = pathlib.Path(path), writes
         described = {"program": program, "data": data, "class": type(config).__name__}
         self._record = {**described, "recipe": dataclasses.asdict(config), "versions": versions()}

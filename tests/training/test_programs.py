@@ -317,6 +317,13 @@ def test_a_damaged_recipe_is_named(pretrained, tmp_path, content):
         workdir.recorded(folder, Pretrain)
 
 
+def test_a_folder_whose_name_is_no_utf_8_is_refused_before_it_is_made(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"--workdir must have a name in UTF-8: .* Received: '.*caf\\udce9'"):
+        run(pretrain.prepare, PRETRAIN, str(folder), DATA, say=quiet)
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("key, value", [("program", 3), ("data", 3), ("versions", 3), ("versions", None)])
 def test_a_recipe_with_a_damaged_field_is_named(pretrained, tmp_path, key, value):
     record = json.loads((pretrained[0] / "recipe.json").read_text())
