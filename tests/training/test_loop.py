@@ -87,6 +87,15 @@ def test_a_last_step_that_is_not_finite_is_not_saved(tmp_path):
     assert list(steps(tmp_path / "checkpoints")) == [4]
 
 
+def test_a_last_step_whose_update_overflows_is_not_saved(tmp_path):
+    evaluated = []
+    run = Run(tmp_path, rate=lambda step: float("inf") if step == 7 else 0.01)  # loss and gradients are finite
+    message = r"after step 8 a checkpoint must hold finite values.* last good checkpoint: .*04.npz\. Try a lower"
+    with pytest.raises(NotFinite, match=message):
+        run.train(batches(8), evaluate=evaluated.append)
+    assert list(steps(tmp_path / "checkpoints")) == evaluated == [4]
+
+
 def test_a_single_bad_step_is_counted_and_passed_over(tmp_path):
     run = Run(tmp_path)
     rows = batches(8)
