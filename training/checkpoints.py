@@ -130,11 +130,11 @@ def newest(folder):
     for path in reversed(steps(folder).values()):
         if whole_meta(path):
             return path
-        _set_aside(path, "damaged", "damaged")
+        set_aside(path, "damaged", "damaged")
     return None
 
 
-def _set_aside(path, ending, what):
+def set_aside(path, ending, what):
     """Gives a file that must not count another name, and says so."""
     aside = path.with_name(f"{path.name}.{ending}")
     os.replace(path, aside)
@@ -194,9 +194,9 @@ class Checkpoints:
             return None
         meta = whole_meta(path)
         if not meta or not {"worth", "numbers"} <= meta.keys():
-            _set_aside(path, "damaged", "damaged")
+            set_aside(path, "damaged", "damaged")
         elif differing(meta.get("recipe"), self.meta.get("recipe")):
-            _set_aside(path, "other", "of another run")
+            set_aside(path, "other", "of another run")
         else:
             return meta
         return None

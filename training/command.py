@@ -1,5 +1,6 @@
 """What the command lines of all programs do alike: help in our order, libraries that keep quiet, errors of one line."""
 
+import contextlib
 import logging as python_logging
 import sys
 
@@ -51,13 +52,19 @@ def exit_code(body, go_on=lambda: "The same command goes on.", bad_input=BAD_INP
     try:
         body()
     except Stopped as stopped:
-        print(f"\n{stopped}. {go_on()}", file=sys.stderr)
+        _say(f"{stopped}. {go_on()}")
         return stopped.exit_code
     except KeyboardInterrupt:
-        print(f"\nstopped. {go_on()}", file=sys.stderr)
+        _say(f"stopped. {go_on()}")
         return 130
     except bad_input as error:  # one line; -v 1 shows where it came from
         logging.debug("traceback:", exc_info=True)
-        print(f"\nerror: {error}", file=sys.stderr)
+        _say(f"error: {' '.join(str(error).split()) or type(error).__name__}")
         return 1
     return 0
+
+
+def _say(text):
+    """The last words, if anybody hears them: a terminal that hung up is gone, and the exit code must still come."""
+    with contextlib.suppress(OSError):
+        print(f"\n{text}", file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from keras_convnextv2.whole import full_disk_named, write_whole
+from training.checkpoints import set_aside
 from training.data.decode import printable
 from training.devices import ONE
 
@@ -62,15 +63,20 @@ class Terminal:
 
 
 class Table:
-    """A CSV file that a resumed run continues: rows of steps that will come again are dropped."""
+    """A CSV file that a resumed run continues: rows of steps that will come again are dropped.
 
-    def __init__(self, path, first_step, writes=True):
+    Args:
+        needs: the columns without which a file that is there is damaged: it is set aside and said, as checkpoints are.
+    """
+
+    def __init__(self, path, first_step, writes=True, needs=()):
         self._path, self._writes, self.kept = path, writes, []
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            ended = [line for line in lines if line.endswith("\n")]  # a number can be cut in its middle
-            self.kept = [row for row in csv.DictReader(ended) if _is_whole(row) and int(row["step"]) <= first_step]
-            if writes:
+            rows = _rows_in(path, {"step", *needs})
+            self.kept = [row for row in rows or () if int(row["step"]) <= first_step]
+            if writes and rows is None:
+                set_aside(path, "damaged", "damaged")
+            elif writes:
                 write_whole({path: self._write_kept})
         self._empty = not self.kept
 
@@ -92,9 +98,24 @@ class Table:
                 writer.writerows(self.kept)
 
 
+def _rows_in(path, needs):
+    """The rows of a table of numbers without a last one that a crash has cut; None of a damaged file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        ended = [line for line in lines if line.endswith("\n")]  # a number can be cut in its middle
+        reader = csv.DictReader(ended)
+        rows = list(reader)
+        whole = needs <= set(reader.fieldnames or needs) and all(map(_is_whole, rows))
+    except (ValueError, csv.Error):  # bytes that are no UTF-8 are a ValueError too
+        return None
+    return rows if whole else None
+
+
 def _is_whole(row):
-    """Not cut by a crash, and of a file that has its header."""
-    return None not in row and None not in row.values() and row.get("step", "").isdecimal()
+    """As many numbers as the header has names; raises ValueError for what is no number."""
+    if None in row or None in row.values() or not row["step"].isdecimal():
+        return False
+    return all(isinstance(float(value), float) for value in row.values())
 
 
 class Log:
@@ -105,13 +126,14 @@ class Log:
         state: that of the checkpoint from which the run goes on, so that the rows to come are those of a run that was
             never stopped.
         devices: of several processes the chief writes; what each counts is added up.
+        best: the number that every evaluation has, None without evaluations.
     """
 
-    def __init__(self, folder, *, first_step, total_steps, batch_size, say, state=None, devices=ONE):
+    def __init__(self, folder, *, first_step, total_steps, batch_size, say, state=None, devices=ONE, best=None):
         folder = pathlib.Path(folder)
         self.total_steps, self.batch_size, self.say = total_steps, batch_size, say
-        tables = (Table(folder / f"{name}.csv", first_step, devices.chief) for name in ("train", "evaluation"))
-        self._train, self._evaluation = tables
+        self._train = Table(folder / "train.csv", first_step, devices.chief, needs=("loss", "seconds"))
+        self._evaluation = Table(folder / "evaluation.csv", first_step, devices.chief, needs=(best,) if best else ())
         self._event_folder, self._events = folder / "tensorboard", None
         if devices.chief:
             with full_disk_named(self._event_folder):

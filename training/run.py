@@ -106,7 +106,7 @@ def once(prepare, config, workdir, data, say):
         return run(prepare, config, folder, data, (folder / RECIPE).exists(), say)
     kept = read_record(folder / RECIPE)
     same = not differing(kept["recipe"], dataclasses.asdict(config), may_differ=()) and kept["data"] == data
-    same = same and kept["versions"]["backend"] == keras.backend.backend()
+    same = same and kept["versions"].get("backend") == keras.backend.backend()
     rule = "--workdir must be a new folder or one of the same settings and backend"
     require(same, rule, str(folder), "Try another --workdir.")
     say(f"  {folder} is complete: taken as it is")
@@ -157,7 +157,7 @@ def _trained(config, task, plan, step, checkpoints, folder, resume, say):
             say(f"it ran on {before}: {now} goes on with the same state and pictures, drop path draws as {now} does")
     sizes = {"first_step": first, "total_steps": plan.total_steps, "batch_size": plan.batch_size}
     state = newest and newest.get("log")
-    log = Log(folder.path, **sizes, say=say, state=state, devices=step.devices)
+    log = Log(folder.path, **sizes, say=say, state=state, devices=step.devices, best=task.best)
     numbers = log.evaluated(first)
 
     def evaluate(done):

@@ -18,6 +18,7 @@ from keras_convnextv2.weights.hub import HUB, weights_file
 from keras_convnextv2.weights.loading import load_recognised
 from keras_convnextv2.weights.matching import measure, open_recognised
 from keras_convnextv2.weights.presets import UnknownPreset, find_preset
+from training.checkpoints import DAMAGE
 from training.fields import command_line, require
 from training.quiet import without_notes
 from training.workdir import MODEL, RECIPE, RESULTS, read_record, read_results
@@ -168,14 +169,25 @@ def _loaded(path):
         with without_notes():
             return keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras' texts have many lines
-        reason = str(error).strip().splitlines()
-        raise ValueError(f"--model must be a whole .keras file. Received: {str(path)!r}, {reason[0]}") from error
+        raise ValueError(_damaged("--model", path, error)) from error
+
+
+def _damaged(what, path, error):
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{what} must be a whole .keras file. Received: {str(path)!r}, {reason[0]}"
 
 
 def names_in(path):
-    """What a .keras file calls the outputs of its head, without building its model; None where they have no names."""
-    with zipfile.ZipFile(path) as archive:
-        parts = [json.loads(archive.read("config.json"))]
+    """What a .keras file calls the outputs of its head, without building its model; None where they have no names.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = [json.loads(archive.read("config.json"))]
+    except DAMAGE as error:
+        raise ValueError(_damaged("init", path, error)) from error
     while parts:
         part = parts.pop()
         if isinstance(part, dict):

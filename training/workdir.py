@@ -22,6 +22,7 @@ RECIPE = "recipe.json"
 CHECKPOINTS = "checkpoints"
 MODEL = "model.keras"
 RESULTS = "results.json"
+RECORD = {"program": str, "data": str, "recipe": dict, "versions": dict}  # what RECIPE holds at least
 
 
 def versions():
@@ -51,6 +52,11 @@ class Workdir:
     def __init__(self, path, program, config, data, resume, writes=True):
         if not path:
             raise ValueError("--workdir must name a folder for the run. Received: none. Try --workdir runs/first.")
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            rule = "--workdir must have a name in UTF-8: TensorBoard writes nowhere else"
+            raise ValueError(f"{rule}. Received: {str(path)!r}.") from error
         self.path, self.writes = folder_of(path), writes
         described = {"program": program, "data": data, "class": type(config).__name__}
         self._record = {**described, "recipe": dataclasses.asdict(config), "versions": versions()}
@@ -150,13 +156,17 @@ def recorded(path, kind):
     """(config, data) of the run in a folder, whose config must be of this class."""
     if not (folder_of(path) / RECIPE).is_file():
         raise ValueError(f"--resume needs a --workdir that holds a run ({RECIPE}). Received: {str(path)!r}.")
-    held = read_record(folder_of(path) / RECIPE)
+    file = folder_of(path) / RECIPE
+    held = read_record(file)
     if held["program"] != kind.__name__.lower():
         rule = f"--resume needs the run's own program, {held['program']!r}"
         raise ValueError(f"{rule}. Received: {kind.__name__.lower()!r}.")
     names = {field.name for field in dataclasses.fields(kind)}
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in held["recipe"].items() if key in names}
-    return kind(**values), held["data"]
+    try:
+        return kind(**values), held["data"]
+    except (TypeError, ValueError) as error:  # a field that is missing, or a value that cannot be
+        raise ValueError(f"{str(file)!r} must hold the recipe of a run. Received: {error}") from error
 
 
 def read_record(file):
@@ -165,8 +175,9 @@ def read_record(file):
         held = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         held = None
-    whole = isinstance(held, dict) and {"program", "data", "recipe"} <= held.keys()
-    if not whole or not isinstance(held["recipe"], dict) or not held["recipe"]:
+    held = {"versions": {}, **held} if isinstance(held, dict) else {}
+    whole = all(isinstance(held.get(key), kind) for key, kind in RECORD.items())
+    if not whole or not held["recipe"]:
         raise ValueError(f"{str(file)!r} must hold the recipe of a run. Received: a damaged file")
     return held
 

@@ -20,6 +20,7 @@ from training.steps import make_step
 
 BATCH = 6
 TIMES = ("images_per_s", "seconds", "seconds_left")
+SIZES = {"first_step": 4, "total_steps": 8, "batch_size": BATCH, "say": print}
 to_numpy = ops.convert_to_numpy
 
 
@@ -86,6 +87,15 @@ def test_a_last_step_that_is_not_finite_is_not_saved(tmp_path):
     assert list(steps(tmp_path / "checkpoints")) == [4]
 
 
+def test_a_last_step_whose_update_overflows_is_not_saved(tmp_path):
+    evaluated = []
+    run = Run(tmp_path, rate=lambda step: float("inf") if step == 7 else 0.01)  # loss and gradients are finite
+    message = r"after step 8 a checkpoint must hold finite values.* last good checkpoint: .*04.npz\. Try a lower"
+    with pytest.raises(NotFinite, match=message):
+        run.train(batches(8), evaluate=evaluated.append)
+    assert list(steps(tmp_path / "checkpoints")) == evaluated == [4]
+
+
 def test_a_single_bad_step_is_counted_and_passed_over(tmp_path):
     run = Run(tmp_path)
     rows = batches(8)
@@ -150,6 +160,31 @@ def test_a_table_without_its_header_begins_anew(tmp_path):
     (tmp_path / "train.csv").write_text("3,0.1,0.5\n4,0.1\n")
     Run(tmp_path, first_step=4).train(batches(8)[4:])
     assert [int(row["step"]) for row in table(tmp_path / "train.csv")] == [6, 8]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluation"])
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (b"step", b"sdep"),
+        (b"loss", b"lo\xf3s"),
+        (b"loss", b"lors"),
+        (b"4,0.5", b"4,0.u"),
+        (b"4,0.5", b"4,,.5"),
+        (b"4,0.5", b"4.0.5"),
+        (b"4,0.5", b'4,"0.5'),
+        (b"\n4", b"n4"),
+    ],
+)
+def test_a_damaged_table_is_set_aside_and_begins_anew(tmp_path, caplog, name, old, new):
+    whole = b"step,loss,seconds\n1,0.7,3.0\n4,0.5,9.0\n"
+    (tmp_path / f"{name}.csv").write_bytes(whole.replace(old, new))
+    Log(tmp_path, **SIZES, best="loss").close()
+    assert (tmp_path / f"{name}.csv.damaged").read_bytes() == whole.replace(old, new)
+    assert f"{name}.csv is damaged: it is now {name}.csv.damaged" in caplog.text
+    (tmp_path / f"{name}.csv").write_bytes(whole)
+    Log(tmp_path, **SIZES, best="loss").close()
+    assert len(table(tmp_path / f"{name}.csv")) == 2
 
 
 def test_a_row_cut_in_its_last_number_does_not_count(tmp_path):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -322,6 +323,33 @@ def test_a_damaged_recipe_is_named(pretrained, tmp_path, content):
         workdir.recorded(folder, Pretrain)
 
 
+def test_a_folder_whose_name_is_no_utf_8_is_refused_before_it_is_made(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"--workdir must have a name in UTF-8: .* Received: '.*caf\\udce9'"):
+        run(pretrain.prepare, PRETRAIN, str(folder), DATA, say=quiet)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("key, value", [("program", 3), ("data", 3), ("versions", 3), ("versions", None)])
+def test_a_recipe_with_a_damaged_field_is_named(pretrained, tmp_path, key, value):
+    record = json.loads((pretrained[0] / "recipe.json").read_text())
+    (tmp_path / "recipe.json").write_text(json.dumps({**record, key: value}))
+    with pytest.raises(ValueError, match="recipe.json' must hold the recipe of a run. Received: a damaged file"):
+        workdir.recorded(tmp_path, Pretrain)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [({"size": 3}, "size must be"), ({"size": None}, "argument: 'size'"), ({"image_size": [None, [16]]}, "image_size")],
+)
+def test_a_recipe_whose_values_cannot_be_is_named(pretrained, tmp_path, change, message):
+    record = json.loads((pretrained[0] / "recipe.json").read_text())
+    recipe = {key: value for key, value in {**record["recipe"], **change}.items() if (key, value) != ("size", None)}
+    (tmp_path / "recipe.json").write_text(json.dumps({**record, "recipe": recipe}))
+    with pytest.raises(ValueError, match=f"recipe.json' must hold the recipe of a run. Received: .*{message}"):
+        workdir.recorded(tmp_path, Pretrain)
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"steps": '])
 def test_damaged_results_are_named(pretrained, tmp_path, content):
     folder = tmp_path / "damaged"
@@ -421,6 +449,25 @@ def test_a_head_is_kept_for_the_classes_it_was_trained_on_alone(tmp_path, kind):
     with pytest.raises(ValueError, match="class 1 is 'dog'. Received: 'fox' in the data; leave keep_head out"):
         program.build(again, ("cat", "fox", "dog"), quiet)
     program.build(dataclasses.replace(again, keep_head=False), ("cat", "fox", "dog"), quiet)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", b"no archive at all"])
+def test_a_damaged_file_whose_head_is_to_be_kept_is_named(tmp_path, damage):
+    init = tmp_path / "model.keras"
+    init.write_bytes(damage)
+    config = dataclasses.replace(FINETUNE, init=str(init), keep_head=True)
+    with pytest.raises(ValueError, match="init must be a whole .keras file. Received: .*model.keras', "):
+        finetune.require_kept_order(config, ("cat", "dog"))
+
+
+def test_a_head_to_keep_whose_config_is_damaged_is_named(tmp_path):
+    init = tmp_path / "model.keras"
+    with zipfile.ZipFile(init, "w") as archive:
+        archive.writestr("config.json", json.dumps({"classes": ["cat", "dog"]}))
+    init.write_bytes(init.read_bytes().replace(b'"dog"', b'"dig"'))  # its checksum tells
+    config = dataclasses.replace(FINETUNE, init=str(init), keep_head=True)
+    with pytest.raises(ValueError, match="init must be a whole .keras file. Received: .*model.keras', Bad CRC"):
+        finetune.require_kept_order(config, ("cat", "dog"))
 
 
 @pytest.mark.parametrize("made, message", [(True, "has that run ended"), (False, "nothing.h5")])
