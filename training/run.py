@@ -146,7 +146,7 @@ def _trained(config, task, plan, step, checkpoints, folder, resume, say):
     first = newest["step"] if newest else 0
     if first > plan.total_steps:
         raise ValueError(
-            f"epochs and steps may only grow: {first} steps are done. Received: {plan.total_steps} in all."
+            f"epochs and steps must not end before what is done, {first} steps. Received: {plan.total_steps} in all."
         )
     if resume:
         folder.write_recipe()

@@ -697,7 +697,7 @@ def test_a_run_goes_on_by_its_folder_alone(pretrained, tmp_path):
     assert (config, data) == (dataclasses.replace(PRETRAIN, epochs=3, workers=2), DATA)
     results = run(pretrain.prepare, config, str(folder), data, resume=True, say=quiet)
     assert results["steps"] == 9 and (folder / "checkpoints" / "step_00000009.npz").exists()
-    with pytest.raises(ValueError, match="may only grow: 9 steps are done. Received: 3 in all"):
+    with pytest.raises(ValueError, match="must not end before what is done, 9 steps. Received: 3 in all"):
         run(pretrain.prepare, dataclasses.replace(PRETRAIN, epochs=1), str(folder), DATA, resume=True, say=quiet)
     assert json.loads((folder / "recipe.json").read_text())["recipe"]["epochs"] == 3  # what is refused changes nothing
 
