@@ -42,7 +42,7 @@ class Workdir:
     """A folder that belongs to one run.
 
     Args:
-        program: pretrain or finetune.
+        program: the name of the one that runs, such as finetune.
         resume: go on with the run that the folder holds; else the folder must hold none.
         writes: else it only reads: of several processes one writes.
     Raises:

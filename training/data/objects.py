@@ -244,12 +244,11 @@ def _coder():
 def require_objects(source, say, *, masks=False, lacking=False):
     """Reads the objects of every picture of a source, in parallel; says once what was clipped or left out.
 
-    Returns:
-        The numbers of the classes of those that training has as targets and metrics count, a set.
-
     Args:
         masks: whether all masks are drawn, too.
         lacking: whether there may be boxes alone then.
+    Returns:
+        The numbers of the classes of those that training has as targets and metrics count, a set.
     Raises:
         ValueError: names all pictures whose objects are bad, and those that cannot be opened.
     """
